@@ -1,0 +1,187 @@
+"""Every read and write of weights: safe (nothing from a file is ever run) and atomic.
+
+Training checkpoints are dicts with the keys model, iteration (epoch), optimizer and learning_rate, named
+G_<step>.pth and D_<step>.pth. Anything else in the folder, such as a released G_800_release.pth, is not one.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modules.errors import UserError
+from modules.files import atomic_path
+
+# Plain numpy arrays in a pickle (k-means centres) are rebuilt by these; none of them runs code from the file.
+NUMPY_GLOBALS: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
+    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+]
+
+
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
+    """Read a .pth, .pt or .safetensors file without running anything from it.
+
+    Returns:
+        What the file holds: usually a dict. A .safetensors file gives its tensors by name.
+
+    Raises:
+        UserError: the file is missing, broken, or carries an object that would have to run code; the message
+            names the object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("there is no such file", path, "check the path")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path, map_location)
+    try:
+        with torch.serialization.safe_globals(NUMPY_GLOBALS):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refusal(error, path) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise _broken(error, path) from None
+
+
+def _load_safetensors(path: Path, map_location: str | torch.device) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device=str(map_location))
+    except SafetensorError as error:
+        raise _broken(error, path) from None
+
+
+def _refusal(error: Exception, path: Path) -> UserError:
+    named = re.search(r"(?:GLOBAL|class|function|global) ([\w.]+\.[\w.]+)", str(error))
+    if named is None:
+        return _broken(error, path)
+    return UserError(
+        f"refused: the file carries {named.group(1)}, which is code and not weights",
+        path,
+        "get the file from a source you trust, saved as plain weights",
+    )
+
+
+def _broken(error: Exception, path: Path) -> UserError:
+    detail = type(error).__name__
+    return UserError(f"cannot read the file: it is cut off or not a weights file ({detail})", path, "get it again")
+
+
+def save(obj: Any, path: str | Path) -> None:
+    """Write ``obj`` with torch.save, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(obj, temporary)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Which keys of a model a file did not fill, and which of its keys the model has not got."""
+
+    loaded: int
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]  # "key: shape in the file, shape in the model"
+
+    def describe(self, limit: int = 5) -> str:
+        """A few lines for the user; empty where everything fitted."""
+        parts = []
+        for title, keys in (("missing", self.missing), ("of another shape", self.mismatched)):
+            if keys:
+                more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+                parts.append(f"{len(keys)} keys {title}, left as initialised: {', '.join(keys[:limit])}{more}")
+        return "\n".join(parts)
+
+
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: object,
+    ignore: Iterable[str] = (),
+    strict: bool = True,
+) -> LoadReport:
+    """Copy ``state`` into ``module``, keeping the module's dtype and device.
+
+    Args:
+        ignore: prefixes of keys in the file that the module is not meant to have (``enc_q.`` at inference).
+        strict: refuse any missing key or other shape; otherwise such keys stay as initialised and are reported.
+
+    Raises:
+        UserError: strict and something does not fit, or no key fits at all.
+    """
+    prefixes = tuple(ignore)
+    offered = {
+        key.removeprefix("module."): value
+        for key, value in state.items()
+        if not prefixes or not key.removeprefix("module.").startswith(prefixes)
+    }
+    own = module.state_dict()
+    fitting = {key: value for key, value in offered.items() if key in own and own[key].shape == value.shape}
+    report = LoadReport(
+        loaded=len(fitting),
+        missing=[key for key in own if key not in offered],
+        unexpected=[key for key in offered if key not in own],
+        mismatched=[
+            f"{key}: {list(value.shape)} in the file, {list(own[key].shape)} in the model"
+            for key, value in offered.items()
+            if key in own and own[key].shape != value.shape
+        ],
+    )
+    if not fitting or (strict and (report.missing or report.mismatched)):
+        raise UserError(
+            f"the weights do not fit the model: {report.loaded} of {len(own)} keys fit\n{report.describe()}",
+            source,
+            "use the config that belongs to this model",
+        )
+    module.load_state_dict(fitting, strict=False)
+    return report
+
+
+def model_state(checkpoint: Any, source: object) -> dict[str, Tensor]:
+    """The state dict inside a G/D checkpoint, a released model or a bare safetensors file.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise UserError("the file holds no model weights", source, "give a G_<step>.pth or a released model")
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def training_checkpoints(model_dir: str | Path, letter: str) -> dict[int, Path]:
+    """Training checkpoints of ``letter`` (G or D) by step; released and other files are not among them."""
+    pattern = re.compile(rf"{letter}_(\d+)\.pth")
+    found = ((pattern.fullmatch(path.name), path) for path in Path(model_dir).glob(f"{letter}_*.pth"))
+    return dict(sorted((int(match.group(1)), path) for match, path in found if match))
+
+
+def latest_pair(model_dir: str | Path) -> tuple[int, Path, Path] | None:
+    """Step, generator and discriminator of the newest step for which both files are there."""
+    generators, discriminators = (training_checkpoints(model_dir, letter) for letter in "GD")
+    steps = sorted(generators.keys() & discriminators.keys())
+    return (steps[-1], generators[steps[-1]], discriminators[steps[-1]]) if steps else None
+
+
+def clean(model_dir: str | Path, keep: int) -> None:
+    """Delete all but the newest ``keep`` training pairs; 0 keeps all, and G_0 and D_0 always stay."""
+    if keep == 0:
+        return
+    for letter in "GD":
+        steps = [step for step in training_checkpoints(model_dir, letter) if step > 0]
+        for step in steps[:-keep]:
+            (Path(model_dir) / f"{letter}_{step}.pth").unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""What every script does the same way: --debug, error messages, exit codes, the report of a batch."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from modules.errors import UserError
+
+EXIT_OK = 0
+EXIT_SOME_FAILED = 1
+EXIT_CANNOT_START = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """An argument parser with --debug and defaults shown in the help."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Call ``body(args)`` and turn what a user can cause into a message and an exit code."""
+    try:
+        return body(args)
+    except UserError as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_CANNOT_START
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if args.debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        print(f"error: {describe_os_error(error)}", file=sys.stderr)
+        return EXIT_CANNOT_START
+
+
+def describe_os_error(error: OSError) -> UserError:
+    """The three-part message for a full disk or a folder that may not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free some space and start the same command again; nothing that was finished is lost"
+    else:
+        fix = "check who may write there"
+    return UserError(error.strerror or str(error), error.filename or "", fix)
+
+
+@dataclass
+class BatchReport:
+    """Counts what a batch did and lists what it skipped and why.
+
+    A batch goes on past a bad item; ``finish`` prints the list and gives the exit code.
+    """
+
+    noun: str = "file"
+    done: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+    def ok(self, count: int = 1) -> None:
+        """Count finished items."""
+        self.done += count
+
+    def skip(self, item: object, reason: str) -> None:
+        """Note an item that was left out on purpose; it does not make the batch fail."""
+        self.skipped.append((str(item), reason))
+
+    def fail(self, item: object, error: BaseException | str) -> None:
+        """Note an item that could not be done; the batch ends with exit code 1."""
+        self.failed.append((str(item), str(error)))
+
+    def finish(self) -> int:
+        """Print the summary; return 0 when all went well, 1 when some items failed."""
+        print(f"{self.done} {self.noun}(s) done, {len(self.skipped)} skipped, {len(self.failed)} failed")
+        for title, rows in (("skipped", self.skipped), ("failed", self.failed)):
+            for item, reason in rows:
+                print(f"  {title}: {item}: {reason}", file=sys.stderr)
+        return EXIT_SOME_FAILED if self.failed else EXIT_OK

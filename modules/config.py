@@ -1,0 +1,298 @@
+"""config.json and diffusion.yaml as typed objects: read, check, write.
+
+Keys, types and defaults are those of so-vits-svc 4.0 and 4.1. Unknown keys are kept; a key that looks like a
+misspelt one is reported. A wrong type or value names the file, the key, what is there and what may be there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from modules.errors import UserError
+from modules.files import write_text
+
+Positive = Annotated[int, Field(gt=0)]
+InterpolateMode = Literal["left", "nearest", "linear"]
+
+
+class Section(BaseModel):
+    """A part of a config file; unknown keys are kept and written back."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class TrainSection(Section):
+    """How train.py trains."""
+
+    log_interval: Positive = 200
+    eval_interval: Positive = 800
+    seed: int = 1234
+    epochs: Positive = 10000
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    betas: tuple[float, float] = (0.8, 0.99)
+    eps: float = 1e-9
+    batch_size: Positive = 6
+    fp16_run: bool = False
+    half_type: Literal["fp16", "bf16"] = "fp16"
+    lr_decay: float = 0.999875
+    segment_size: Positive = 10240
+    init_lr_ratio: float = 1
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    c_mel: float = 45
+    c_kl: float = 1.0
+    use_sr: bool = True
+    max_speclen: Positive = 512
+    port: str | int = "8001"
+    keep_ckpts: Annotated[int, Field(ge=0)] = 3
+    all_in_mem: bool = False
+    vol_aug: bool = False
+
+
+class DataSection(Section):
+    """Which audio, and its spectrogram and mel."""
+
+    training_files: str = "filelists/train.txt"
+    validation_files: str = "filelists/val.txt"
+    max_wav_value: float = 32768.0
+    sampling_rate: Positive = 44100
+    filter_length: Positive = 2048
+    hop_length: Positive = 512
+    win_length: Positive = 2048
+    n_mel_channels: Positive = 80
+    mel_fmin: float = 0.0
+    mel_fmax: float | None = 22050.0
+    unit_interpolate_mode: InterpolateMode = "left"  # what a 4.0 config without the key means
+
+
+class ModelSection(Section):
+    """The sizes and variants of SynthesizerTrn."""
+
+    inter_channels: Positive = 192
+    hidden_channels: Positive = 192
+    filter_channels: Positive = 768
+    n_heads: Positive = 2
+    n_layers: Positive = 6
+    kernel_size: Positive = 3
+    p_dropout: float = 0.1
+    resblock: str = "1"
+    resblock_kernel_sizes: list[int] = [3, 7, 11]
+    resblock_dilation_sizes: list[list[int]] = [[1, 3, 5], [1, 3, 5], [1, 3, 5]]
+    upsample_rates: list[int] = [8, 8, 2, 2, 2]
+    upsample_initial_channel: Positive = 512
+    upsample_kernel_sizes: list[int] = [16, 16, 4, 4, 4]
+    n_layers_q: Positive = 3
+    n_layers_trans_flow: Positive = 3
+    n_flow_layer: Positive = 4
+    use_spectral_norm: bool = False
+    gin_channels: Positive = 768
+    ssl_dim: Positive = 768
+    n_speakers: Positive = 200
+    vocoder_name: Literal["nsf-hifigan", "nsf-snake-hifigan"] = "nsf-hifigan"
+    speech_encoder: str = "vec768l12"
+    speaker_embedding: bool = False
+    vol_embedding: bool = False
+    use_depthwise_conv: bool = False
+    flow_share_parameter: bool = False
+    use_automatic_f0_prediction: bool = True
+    use_transformer_flow: bool = False
+    # Ours: the width of the discriminators relative to the published ones, for training without a GPU.
+    discriminator_width: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_encoder_of_4_0(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "speech_encoder" not in values:
+            encoder = "vec256l9" if values.get("ssl_dim") == 256 else "vec768l12"
+            values = {**values, "speech_encoder": encoder}
+        return values
+
+
+Speakers = dict[str, Annotated[int, Field(ge=0)]]
+
+
+class Config(Section):
+    """A whole config.json."""
+
+    train: TrainSection = Field(default_factory=TrainSection)
+    data: DataSection = Field(default_factory=DataSection)
+    model: ModelSection = Field(default_factory=ModelSection)
+    spk: Speakers = Field(default_factory=dict)
+
+    @property
+    def spec_channels(self) -> int:
+        """Bins of the linear spectrogram."""
+        return self.data.filter_length // 2 + 1
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames of the slice that the decoder sees in training."""
+        return self.train.segment_size // self.data.hop_length
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_text(path, self.to_json())
+
+    def to_json(self) -> str:
+        """The text of the config file."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+class DiffusionData(Section):
+    """Which audio and which units the diffusion model sees."""
+
+    sampling_rate: Positive = 44100
+    block_size: Positive = 512  # hop, samples
+    duration: Annotated[float, Field(gt=0)] = 2  # seconds
+    encoder: str = "vec768l12"
+    cnhubertsoft_gate: float = 10
+    encoder_sample_rate: Positive = 16000
+    encoder_hop_size: Positive = 320
+    encoder_out_channels: Positive = 768
+    training_files: str = "filelists/train.txt"
+    validation_files: str = "filelists/val.txt"
+    extensions: list[str] = ["wav"]
+    unit_interpolate_mode: InterpolateMode = "left"
+
+
+class DiffusionModel(Section):
+    """The sizes of Unit2Mel."""
+
+    type: str = "Diffusion"
+    n_layers: Positive = 20
+    n_chans: Positive = 512
+    n_hidden: Positive = 256
+    use_pitch_aug: bool = True
+    timesteps: Positive = 1000
+    k_step_max: Annotated[int, Field(ge=0)] = 0
+    n_spk: Positive = 1
+
+
+class DiffusionVocoder(Section):
+    """The vocoder that turns the mel into audio."""
+
+    type: Literal["nsf-hifigan", "nsf-hifigan-log10"] = "nsf-hifigan"
+    ckpt: str = "pretrain/nsf_hifigan/model"
+
+
+class DiffusionInfer(Section):
+    """The sampler."""
+
+    speedup: Positive = 10
+    method: Literal["ddim", "pndm", "dpm-solver", "dpm-solver++", "unipc"] | None = "dpm-solver++"
+
+
+class DiffusionEnv(Section):
+    """Where checkpoints go and which GPU is used."""
+
+    expdir: str = "logs/44k/diffusion"
+    gpu_id: int = 0
+
+
+class DiffusionTrain(Section):
+    """How train_diff.py trains."""
+
+    num_workers: Annotated[int, Field(ge=0)] = 4
+    amp_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    batch_size: Positive = 48
+    cache_all_data: bool = True
+    cache_device: str = "cpu"
+    cache_fp16: bool = True
+    epochs: Positive = 100000
+    interval_log: Positive = 10
+    interval_val: Positive = 2000
+    interval_force_save: Positive = 5000
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    decay_step: Positive = 100000
+    gamma: float = 0.5
+    weight_decay: float = 0
+    save_opt: bool = False
+
+
+class DiffusionConfig(Section):
+    """A whole diffusion.yaml."""
+
+    data: DiffusionData = Field(default_factory=DiffusionData)
+    model: DiffusionModel = Field(default_factory=DiffusionModel)
+    device: str = "cuda"
+    vocoder: DiffusionVocoder = Field(default_factory=DiffusionVocoder)
+    infer: DiffusionInfer = Field(default_factory=DiffusionInfer)
+    env: DiffusionEnv = Field(default_factory=DiffusionEnv)
+    train: DiffusionTrain = Field(default_factory=DiffusionTrain)
+    spk: Speakers = Field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write as YAML, atomically."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_text(path, text)
+
+
+AnyConfig = TypeVar("AnyConfig", Config, DiffusionConfig)
+
+
+def load_config(path: str | Path) -> Config:
+    """Read config.json. Raises UserError naming the file and the key."""
+    return parse_config(_read_text(path), path)
+
+
+def parse_config(text: str, source: object) -> Config:
+    """A Config from JSON text; ``source`` is named in errors."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"not valid JSON: {error.msg}", f"{source}, line {error.lineno}", "mend the file or make it anew"
+        ) from None
+    return _validate(Config, values, source)
+
+
+def load_diffusion_config(path: str | Path) -> DiffusionConfig:
+    """Read diffusion.yaml. Raises UserError naming the file and the key."""
+    try:
+        values = yaml.safe_load(_read_text(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {error}", path, "mend the file or make it anew") from None
+    return _validate(DiffusionConfig, values, path)
+
+
+def _read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        fix = "give the path of an existing config; preprocess_flist_config.py makes a new one"
+        raise UserError("there is no such config file", path, fix) from None
+    except UnicodeDecodeError:
+        raise UserError("the config is not UTF-8 text", path, "save it as UTF-8") from None
+
+
+def _validate(kind: type[AnyConfig], values: Any, source: object) -> AnyConfig:
+    if not isinstance(values, dict):
+        raise UserError(f"the config holds a {type(values).__name__}, not sections", source, "make it anew")
+    try:
+        config = kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{first['msg']}; found {first['input']!r}", f"{source}, key {key}", "change it") from None
+    _warn_of_misspelt_keys(config, source)
+    return config
+
+
+def _warn_of_misspelt_keys(config: Section, source: object, prefix: str = "") -> None:
+    known = list(type(config).model_fields)
+    for key in config.model_extra or {}:
+        close = difflib.get_close_matches(key, [name for name in known if name not in config.model_fields_set])
+        if close:
+            print(
+                f"warning: {source}: unknown key {prefix}{key}; did you mean {prefix}{close[0]}?", file=sys.stderr
+            )
+    for name in known:
+        section = getattr(config, name)
+        if isinstance(section, Section):
+            _warn_of_misspelt_keys(section, source, f"{prefix}{name}.")

@@ -1,0 +1,31 @@
+"""Shared fixtures: where the parity pack and the real voices are, and one thread a test process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def parity_pack() -> Path:
+    """The full parity pack; the small copy in tests/parity/goldens is always there."""
+    pack = SHARED / "parity"
+    if not pack.is_dir():
+        pytest.skip("the full parity pack is not beside the checkout")
+    return pack
+
+
+@pytest.fixture(scope="session")
+def voices() -> Path:
+    """Real singers and speakers."""
+    data = SHARED / "data"
+    if not data.is_dir():
+        pytest.skip("the recordings are not beside the checkout")
+    return data
