@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from modules.errors import UserError
 from modules.files import atomic_path
 
+_reconstruct = np.zeros(0).__reduce__()[0]
+_scalar = np.float32(0).__reduce__()[0]
+
 # Plain numpy arrays in a pickle (k-means centres) are rebuilt by these; none of them runs code from the file.
 NUMPY_GLOBALS: list[Any] = [
     np.ndarray,
     np.dtype,
-    (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("_core", "core")),
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
     *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
 ]
 
