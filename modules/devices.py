@@ -1,0 +1,42 @@
+"""Which device there is, and which precision it computes natively."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from modules.errors import UserError
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, or the best there is: CUDA, then MPS, then CPU.
+
+    Raises:
+        UserError: the named device does not exist here.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"there is no device {name!r} here", "--device", "use cpu, cuda, cuda:0 or mps") from None
+    return device
+
+
+@functools.lru_cache
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def native_half(device: torch.device) -> torch.dtype:
+    """The 16-bit type that ``device`` multiplies faster than float32; float32 where there is none."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and cpu_has_bf16():
+        return torch.bfloat16
+    return torch.float32
