@@ -89,6 +89,29 @@ def save(obj: Any, path: str | Path) -> None:
         torch.save(obj, temporary)
 
 
+def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors and text metadata as one .safetensors file, atomically."""
+    from safetensors.torch import save_file
+
+    # safetensors refuses tensors that share memory, as the flow's shared layers do
+    separate = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    with atomic_path(path) as temporary:
+        save_file(separate, temporary, dict(metadata))
+
+
+def safetensors_metadata(path: str | Path) -> dict[str, str]:
+    """The text metadata of a .safetensors file; a released model keeps its config under "config"."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError("there is no such file", path, "check the path") from None
+    except SafetensorError as error:
+        raise _broken(error, Path(path)) from None
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """Which keys of a model a file did not fill, and which of its keys the model has not got."""

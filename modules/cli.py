@@ -18,9 +18,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """An argument parser with --debug and defaults shown in the help."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -289,9 +289,7 @@ def _warn_of_misspelt_keys(config: Section, source: object, prefix: str = "") ->
     for key in config.model_extra or {}:
         close = difflib.get_close_matches(key, [name for name in known if name not in config.model_fields_set])
         if close:
-            print(
-                f"warning: {source}: unknown key {prefix}{key}; did you mean {prefix}{close[0]}?", file=sys.stderr
-            )
+            print(f"warning: {source}: unknown key {prefix}{key}; did you mean {prefix}{close[0]}?", file=sys.stderr)
     for name in known:
         section = getattr(config, name)
         if isinstance(section, Section):

@@ -1,0 +1,218 @@
+"""Feature retrieval: each frame of units moves towards the nearest frames of the target's own recordings.
+
+Own format, free of pickle: a folder with one faiss file a speaker and index.json. The pickle of faiss objects
+that so-vits-svc 4.1 writes is read without running anything from it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from cluster import kmeans
+from modules.errors import UserError
+from modules.files import atomic_path, write_text
+
+NEIGHBOURS = 8
+MAX_FRAMES = 200_000  # more frames than this are first reduced to REDUCED_FRAMES centres
+REDUCED_FRAMES = 10_000
+FRAMES_PER_CELL = 39  # faiss wants at least so many training points a cell
+TARGET_RECALL = 0.97  # of the 8 true neighbours, on the speaker's own frames
+RECALL_SAMPLE = 256  # frames that the recall is measured on
+DEFAULT_NPROBE = 8  # cells searched in an index of the original, which says 1 and misses most neighbours
+INDEX_FILE = "index.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SpeakerIndex:
+    """The searchable frames of one speaker."""
+
+    index: Any  # faiss.Index
+    nprobe: int
+
+    def search(self, queries: np.ndarray, k: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distances [T, k] and vectors [T, k, dim] of the nearest stored frames of each query [T, dim].
+
+        Where a search finds fewer than k, the rest has distance infinity and vector 0.
+        """
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        distances, found, vectors = self.index.search_and_reconstruct(
+            queries, k, params=_search_parameters(self.index, self.nprobe)
+        )
+        absent = found < 0
+        distances[absent] = np.inf
+        vectors[absent] = 0.0
+        return distances, vectors
+
+    def blend(self, units: np.ndarray, ratio: float) -> np.ndarray:
+        """Move units towards their neighbours.
+
+        Each neighbour weighs (1/d)^2 with d faiss's squared distance, normalised over the neighbours. An exact
+        hit (d = 0) takes all the weight, shared by all exact hits.
+
+        Args:
+            units: float32 [T, dim].
+            ratio: 0 leaves the units, 1 takes the neighbours alone.
+
+        Returns:
+            float32 [T, dim].
+        """
+        distances, vectors = self.search(units)
+        weights = neighbour_weights(distances)
+        retrieved = np.einsum("tk,tkd->td", weights.astype(np.float32), vectors)
+        return (ratio * retrieved + (1.0 - ratio) * units).astype(np.float32)
+
+
+def neighbour_weights(distances: np.ndarray) -> np.ndarray:
+    """Weights [T, k] of neighbours at squared distances [T, k]; rows sum to 1, infinite distances weigh 0."""
+    nearest = distances.min(axis=1, keepdims=True).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # relative to the nearest one, so that no power can overflow
+        weights = np.where(nearest > 0, (nearest / distances) ** 2, distances == 0)
+    weights = np.where(np.isfinite(distances), weights, 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def build(frames: np.ndarray, seed: int = 1234) -> SpeakerIndex:
+    """An index "IVF{n},Flat" with n = min(int(16 * sqrt(N)), N // 39) cells over frames [N, dim].
+
+    nprobe is the smallest power of two that finds TARGET_RECALL of the true neighbours on the speaker's own
+    frames (with few cells, all of them are searched).
+    """
+    if len(frames) > MAX_FRAMES:
+        frames = kmeans.fit(frames, REDUCED_FRAMES, seed=seed)
+    cells = max(1, min(int(16 * len(frames) ** 0.5), len(frames) // FRAMES_PER_CELL))
+    index: Any = faiss.index_factory(frames.shape[1], f"IVF{cells},Flat")
+    index.cp.seed = seed
+    index.cp.min_points_per_centroid = 1  # a speaker with few frames gets one cell; that needs no warning
+    index.train(frames)
+    index.add(frames)
+    return SpeakerIndex(index, _choose_nprobe(index, frames, cells, seed))
+
+
+def _choose_nprobe(index: Any, frames: np.ndarray, cells: int, seed: int) -> int:
+    rows = np.random.default_rng(seed).choice(len(frames), min(RECALL_SAMPLE, len(frames)), replace=False)
+    queries, k = frames[rows], min(NEIGHBOURS + 1, len(frames))
+    truth = _search_ids(index, queries, k, nprobe=cells)
+    nprobe = 1
+    while nprobe < cells:
+        found = _search_ids(index, queries, k, nprobe=nprobe)
+        # the frame itself is always found: leave it out of the count
+        hits = sum(len(set(f) & set(t)) - 1 for f, t in zip(found, truth, strict=True))
+        if k > 1 and hits >= TARGET_RECALL * len(rows) * (k - 1):
+            break
+        nprobe *= 2
+    return min(nprobe, cells)
+
+
+def _search_ids(index: Any, queries: np.ndarray, k: int, nprobe: int) -> list[list[int]]:
+    return index.search(queries, k, params=_search_parameters(index, nprobe))[1].tolist()
+
+
+def _search_parameters(index: Any, nprobe: int) -> Any:
+    if not isinstance(index, faiss.IndexIVF):
+        return None  # a flat index has no cells to choose from
+    parameters = faiss.SearchParametersIVF()
+    parameters.nprobe = nprobe
+    return parameters
+
+
+def save(indexes: dict[int, SpeakerIndex], folder: str | Path) -> None:
+    """Write ``folder``/<speaker id>.faiss and, last, ``folder``/index.json."""
+    folder = Path(folder)
+    for speaker_id, speaker in indexes.items():
+        with atomic_path(folder / f"{speaker_id}.faiss") as temporary:
+            faiss.write_index(speaker.index, str(temporary))
+    table = {
+        str(speaker_id): {"file": f"{speaker_id}.faiss", "frames": speaker.index.ntotal, "nprobe": speaker.nprobe}
+        for speaker_id, speaker in sorted(indexes.items())
+    }
+    write_text(folder / INDEX_FILE, json.dumps({"version": FORMAT_VERSION, "speakers": table}, indent=2) + "\n")
+
+
+def load(path: str | Path) -> dict[int, SpeakerIndex]:
+    """Read a feature index by the name that users type, logs/44k/feature_and_index.pkl.
+
+    The folder of the same name without .pkl is taken first, then a file of so-vits-svc 4.1.
+
+    Raises:
+        UserError: neither is there, or the file is broken or carries code.
+    """
+    path = Path(path)
+    folder = path.with_suffix("") if path.suffix == ".pkl" else path
+    if (folder / INDEX_FILE).is_file():
+        return _load_folder(folder)
+    if path.is_file():
+        return _load_pickle(path)
+    raise UserError("there is no feature index", path, "make one with train_index.py")
+
+
+def _load_folder(folder: Path) -> dict[int, SpeakerIndex]:
+    try:
+        table = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["speakers"]
+        return {
+            int(speaker_id): SpeakerIndex(_read_index(folder, entry["file"]), int(entry["nprobe"]))
+            for speaker_id, entry in table.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"the feature index is broken ({type(error).__name__})", folder, "make it anew with train_index.py"
+        ) from None
+
+
+def _read_index(folder: Path, name: str) -> Any:
+    if Path(name).name != name:
+        raise ValueError(name)  # a file outside the folder is not part of the index
+    return _checked(faiss.read_index(str(folder / name)))
+
+
+def _checked(index: Any) -> Any:
+    if not isinstance(index, faiss.IndexIVFFlat | faiss.IndexFlat):
+        raise ValueError(f"an index of kind {type(index).__name__}")
+    return index
+
+
+class _InertIndex:
+    """Stands in for a faiss object in a pickle: keeps the state it is given and does nothing with it."""
+
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Admits plain containers and inert stand-ins for faiss indexes; everything else is refused by name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "faiss" and name.startswith("Index"):
+            return _InertIndex
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def _load_pickle(path: Path) -> dict[int, SpeakerIndex]:
+    rebuild = "make it anew with train_index.py"
+    try:
+        table = _IndexUnpickler(io.BytesIO(path.read_bytes())).load()
+    except pickle.UnpicklingError as error:
+        raise UserError(f"refused: the file carries {error}, which is not an index", path, rebuild) from None
+    except Exception as error:  # a broken pickle can raise nearly anything
+        raise UserError(f"the file is broken ({type(error).__name__})", path, rebuild) from None
+    try:
+        return {int(key): SpeakerIndex(_from_state(inert), DEFAULT_NPROBE) for key, inert in table.items()}
+    except (AttributeError, TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"the file holds no faiss indexes ({type(error).__name__})", path, rebuild) from None
+
+
+def _from_state(inert: _InertIndex) -> Any:
+    """The index in the bytes that faiss keeps under "this"."""
+    data = np.frombuffer(bytes(inert.state["this"]), dtype=np.uint8)
+    return _checked(faiss.deserialize_index(data))

@@ -1,0 +1,118 @@
+"""How the speakers' shares change over a song: tracks as a user writes them, weights as the model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modules.errors import UserError
+
+Track = Sequence[Sequence[float]]  # [[start, end, value at start, value at end], ...] with times 0..1 of the song
+
+
+@dataclass(frozen=True)
+class SpeakerMix:
+    """Piecewise linear weights of all speakers over the whole song.
+
+    Attributes:
+        tracks: speaker id -> float array [segments, 4] of start, end, value at start, value at end.
+        n_speakers: rows of the model's speaker embedding.
+    """
+
+    tracks: dict[int, np.ndarray]
+    n_speakers: int
+
+    @classmethod
+    def from_map(cls, tracks: Mapping[int | str, Track], speakers: Mapping[str, int], n_speakers: int) -> SpeakerMix:
+        """Check the tracks of spkmix.py against the speakers of a model.
+
+        Args:
+            tracks: speaker id or name -> segments; every speaker of the model needs one.
+            speakers: name -> id, the ``spk`` section of the config.
+            n_speakers: rows of the model's speaker embedding.
+
+        Raises:
+            UserError: an unknown or missing speaker, a gap, a segment that does not run forward, a negative value.
+        """
+        checked: dict[int, np.ndarray] = {}
+        for key, segments in tracks.items():
+            speaker_id = _speaker_id(key, speakers)
+            if speaker_id in checked:
+                raise UserError(f"speaker {key!r} has two tracks", "spk_mix_map", "keep one of them")
+            checked[speaker_id] = _check_track(key, segments)
+        missing = [name for name, speaker_id in speakers.items() if speaker_id not in checked]
+        if missing:
+            raise UserError(
+                f"no track for speaker {', '.join(missing)}",
+                "spk_mix_map in spkmix.py",
+                f"give every speaker a track, for example {_example(speakers)}",
+            )
+        return cls(checked, n_speakers)
+
+    def weights(self, times: np.ndarray) -> np.ndarray:
+        """The share of every speaker at the given moments.
+
+        Args:
+            times: [T], 0 at the start of the song and 1 at its end; moments outside take the nearest end.
+
+        Returns:
+            float32 [T, n_speakers]; every row sums to 1. Where all tracks are 0 the speakers that have a track
+            share equally.
+        """
+        times = np.clip(np.asarray(times, dtype=np.float64), 0.0, 1.0)
+        weights = np.zeros((len(times), self.n_speakers))
+        for speaker_id, track in self.tracks.items():
+            start, end, first, last = track[_segment_at(track, times)].T
+            weights[:, speaker_id] = first + (last - first) * (times - start) / (end - start)
+        silent = weights.sum(axis=1) <= 0
+        weights[np.ix_(silent, list(self.tracks))] = 1.0
+        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _segment_at(track: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Index of the segment each moment lies in; a moment on a border belongs to the later segment."""
+    return np.clip(np.searchsorted(track[:, 0], times, side="right") - 1, 0, len(track) - 1)
+
+
+def _speaker_id(key: int | str, speakers: Mapping[str, int]) -> int:
+    if key in speakers:
+        return speakers[str(key)]
+    if isinstance(key, int) and key in speakers.values():
+        return key
+    known = ", ".join(f"{speaker_id} ({name})" for name, speaker_id in speakers.items())
+    raise UserError(f"the model has no speaker {key!r}", "spk_mix_map in spkmix.py", f"use one of: {known}")
+
+
+def _check_track(key: int | str, segments: Track) -> np.ndarray:
+    where = f"spk_mix_map, speaker {key!r}"
+    try:
+        track = np.array(segments, dtype=np.float64)
+    except (TypeError, ValueError):
+        track = np.empty(0)
+    if track.ndim != 2 or track.shape[1] != 4 or not np.isfinite(track).all():
+        raise UserError(
+            f"a track is a list of [start, end, value at start, value at end], not {segments!r}", where, "mend it"
+        )
+    if (track[:, 0] >= track[:, 1]).any():
+        row = track[track[:, 0] >= track[:, 1]][0].tolist()
+        raise UserError(f"segment {row} does not run forward: start >= end", where, "let every segment end later")
+    if (track < 0).any():
+        raise UserError("a time or a weight is negative", where, "use times from 0 to 1 and weights from 0 up")
+    edges = np.concatenate([[0.0], track[:, 1]])
+    starts = np.concatenate([track[:, 0], [1.0]])
+    if not np.allclose(edges, starts, atol=1e-6):
+        at = int(np.argmin(np.isclose(edges, starts, atol=1e-6)))
+        what = f"the track has a gap or an overlap: it ends at {edges[at]:g} and goes on at {starts[at]:g}"
+        raise UserError(what, where, "let the segments touch and cover 0 to 1")
+    return track
+
+
+def _example(speakers: Mapping[str, int]) -> str:
+    """A valid map for these speakers: the first fades into the second, the others are silent."""
+    shapes = ["[[0, 1, 1, 0]]", "[[0, 1, 0, 1]]"]
+    tracks = [shapes[i] if i < len(shapes) else "[[0, 1, 0, 0]]" for i in range(len(speakers))]
+    if len(speakers) == 1:
+        tracks = ["[[0, 1, 1, 1]]"]
+    return "{" + ", ".join(f"{name!r}: {track}" for name, track in zip(speakers, tracks, strict=True)) + "}"
