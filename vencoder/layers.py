@@ -1,0 +1,89 @@
+"""The transformer parts that the HuBERT, WavLM and Whisper encoders share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Norm(nn.LayerNorm):
+    """Layer norm that always computes in float32; its output is the float32 residual stream."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
+class Attention(nn.Module):
+    """Self-attention with one stacked projection for queries, keys and values.
+
+    Args:
+        width: channels of the input and output.
+        heads: number of heads.
+        head_dim: channels of a head; width / heads unless the model was pruned.
+    """
+
+    def __init__(self, width: int, heads: int, head_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = head_dim or width // heads
+        self.qkv = nn.Linear(width, 3 * heads * self.head_dim)
+        self.out = nn.Linear(heads * self.head_dim, width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [B, T, width]; bias [B or 1, heads, T, T] is added to the scores. Returns [B, T, width]."""
+        stacked = self.qkv(x.to(self.qkv.weight.dtype)).unflatten(-1, (3, self.heads, self.head_dim))
+        q, k, v = stacked.permute(2, 0, 3, 1, 4)  # each [B, heads, T, head_dim]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x.to(self.up.weight.dtype))))
+
+
+class Block(nn.Module):
+    """One transformer layer; normalised before its parts (``pre_norm``) or after them.
+
+    Args:
+        attention: the attention module, None where pruning left none.
+        hidden: channels of the feed-forward part, 0 where pruning left none.
+    """
+
+    def __init__(self, width: int, attention: nn.Module | None, hidden: int, pre_norm: bool) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.attention = attention
+        self.attention_norm = Norm(width)
+        self.feed_forward = FeedForward(width, hidden) if hidden else None
+        self.feed_forward_norm = Norm(width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [B, T, width], float32 residual stream; returns the same shape."""
+        if self.pre_norm:
+            if self.attention is not None:
+                x = x + self.attention(self.attention_norm(x), bias)
+            if self.feed_forward is not None:
+                x = x + self.feed_forward(self.feed_forward_norm(x))
+            return x
+        if self.attention is not None:
+            x = x + self.attention(x, bias)
+        x = self.attention_norm(x)
+        if self.feed_forward is not None:
+            x = x + self.feed_forward(x)
+        return self.feed_forward_norm(x)
+
+
+def set_precision(module: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the weights of linear and convolution layers in ``dtype``; norms stay in float32."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv1d)):
+            part.to(dtype)
