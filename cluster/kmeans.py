@@ -22,6 +22,8 @@ FRAMES_PER_CENTRE = 4  # fewer frames than this a centre would only copy frames
 SAMPLE_PER_CENTRE = 32  # frames a centre in the first, coarse iterations
 COARSE_ITERATIONS = 12
 FULL_ITERATIONS = 4
+SEEDING_ROUNDS = 6
+CANDIDATES_PER_CENTRE = 2
 SCORES_PER_BLOCK = 2**24  # frames x centres compared at a time, bounds the memory
 
 
@@ -93,9 +95,9 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     data = torch.from_numpy(np.ascontiguousarray(frames, dtype=np.float32))
     order = torch.randperm(len(data), generator=generator)
-    centres = data[order[:n_centres]].to(device)
     sample = order[: n_centres * SAMPLE_PER_CENTRE]
     coarse = data[sample] if len(sample) < len(data) else data
+    centres = _seed_centres(coarse, n_centres, torch.device(device), seed)
     steps = [coarse] * COARSE_ITERATIONS + [data] * FULL_ITERATIONS
     for subset in track(steps, description) if description else steps:
         centres = _lloyd_step(subset, centres, generator)
@@ -115,6 +117,43 @@ def assign(frames: Tensor, centres: Tensor, dtype: torch.dtype = torch.float32) 
         part = frames[start : start + block].to(centres.device, dtype)
         nearest[start : start + block] = (part @ transposed).float().add_(offset).argmax(dim=1)
     return nearest
+
+
+def _seed_centres(frames: Tensor, n_centres: int, device: torch.device, seed: int) -> Tensor:
+    """Starting centres by k-means|| (B. Bahmani et al., Scalable k-means++, 2012).
+
+    A few rounds draw CANDIDATES_PER_CENTRE candidates a centre, with probability proportional to the squared
+    distance to those drawn before; greedy k-means++ then picks the centres among the candidates, each weighted by
+    the frames nearest to it.
+    """
+    from sklearn.cluster import kmeans_plusplus
+
+    generator = torch.Generator().manual_seed(seed)
+    candidates = frames[torch.randint(len(frames), (1,), generator=generator)]
+    distance = _squared_distance(frames, candidates.to(device))
+    wanted = min(CANDIDATES_PER_CENTRE * n_centres, len(frames)) - 1
+    for part in torch.arange(wanted).tensor_split(SEEDING_ROUNDS):
+        if len(part) == 0:
+            continue
+        # identical frames are all at distance 0 once one of them is drawn: then any will do
+        chance = distance if int((distance > 0).sum()) >= len(part) else torch.ones_like(distance)
+        drawn = frames[torch.multinomial(chance, len(part), generator=generator)]
+        candidates = torch.cat([candidates, drawn])
+        distance = torch.minimum(distance, _squared_distance(frames, drawn.to(device)))
+    weights = torch.bincount(assign(frames, candidates.to(device)), minlength=len(candidates))
+    centres, _ = kmeans_plusplus(
+        candidates.numpy(), n_centres, sample_weight=weights.double().numpy(), random_state=seed
+    )
+    return torch.from_numpy(centres).to(device)
+
+
+def _squared_distance(frames: Tensor, centres: Tensor) -> Tensor:
+    """Squared distance of each frame [N, dim] to its nearest centre [K, dim]; float32 [N]."""
+    nearest = assign(frames, centres, native_half(centres.device))
+    own = centres.to(frames.device)
+    block = max(1, SCORES_PER_BLOCK // frames.shape[1])
+    parts = zip(frames.split(block), nearest.split(block), strict=True)
+    return torch.cat([(part - own[rows]).square_().sum(dim=1) for part, rows in parts])
 
 
 def _lloyd_step(frames: Tensor, centres: Tensor, generator: torch.Generator) -> Tensor:

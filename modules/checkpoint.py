@@ -148,11 +148,7 @@ def load_into(
         UserError: strict and something does not fit, or no key fits at all.
     """
     prefixes = tuple(ignore)
-    offered = {
-        key.removeprefix("module."): value
-        for key, value in state.items()
-        if not prefixes or not key.removeprefix("module.").startswith(prefixes)
-    }
+    offered = {key: value for key, value in state.items() if not prefixes or not key.startswith(prefixes)}
     own = module.state_dict()
     fitting = {key: value for key, value in offered.items() if key in own and own[key].shape == value.shape}
     report = LoadReport(
@@ -184,7 +180,8 @@ def model_state(checkpoint: Any, source: object) -> dict[str, Tensor]:
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         raise UserError("the file holds no model weights", source, "give a G_<step>.pth or a released model")
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    # "module." is what parallel wrappers put in front of every key
+    return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def training_checkpoints(model_dir: str | Path, letter: str) -> dict[int, Path]:
