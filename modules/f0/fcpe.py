@@ -1,0 +1,266 @@
+"""fcpe: fast context-based pitch estimation (Luo et al. 2025), conformer layers over a mel spectrogram.
+
+Weights are pretrain/fcpe.pt; without that file, those that come with the torchfcpe package, a newer model of
+the same family without attention. Both are read into the one network here.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modules import checkpoint
+from modules.errors import UserError
+from modules.f0.base import F0Settings
+from modules.f0.neural import MEL_FLOOR, N_MELS, SaliencePredictor, Window, local_average_f0, mel_filters
+
+HEAD_WIDTH = 64
+KERNEL_SIZE = 31
+EXPANSION = 2
+NORM_GROUPS = 4
+BUNDLED_THRESHOLD = 0.006  # what torchfcpe recommends for its weights
+
+
+class FcpePredictor(SaliencePredictor):
+    """FCPE on the given device."""
+
+    pad = (432, 432)  # (N_FFT - HOP_LENGTH) / 2 on both sides
+
+    def __init__(self, settings: F0Settings) -> None:
+        super().__init__(settings)
+        self.network, bundled = load_network(settings.pretrain_dir / "fcpe.pt")
+        self.network.eval().to(self.device)
+        if bundled and settings.threshold is None:
+            self.threshold = BUNDLED_THRESHOLD
+        self.filters = mel_filters(fmin=0, fmax=8000, htk=False, device=self.device)
+
+    def _mel(self, padded: Tensor, window: Window, total: int) -> Tensor:
+        # There is one frame more than the audio gives; the original repeats the last one.
+        spectrum = self._magnitudes(padded, window.first, min(window.last, total - 1))
+        magnitude = torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
+        mel = (self.filters @ magnitude).clamp(min=MEL_FLOOR).log()
+        return torch.cat([mel, mel[:, -1:]], dim=1) if window.last == total else mel
+
+    def _salience(self, mel: Tensor) -> Tensor:
+        return self.network(mel.T[None])[0]
+
+    def _decode(self, salience: Tensor) -> Tensor:
+        return local_average_f0(salience, self.network.cent_table, self.threshold, repeat_edges=True)
+
+
+class FcpeNetwork(nn.Module):
+    """[B, T, mels] to the salience [B, T, bins] of pitch bins."""
+
+    cent_table: Tensor
+
+    def __init__(
+        self,
+        in_channels: int = N_MELS,
+        bins: int = 360,
+        layers: int = 12,
+        channels: int = 512,
+        f0_min: float = 32.7,
+        f0_max: float = 1975.5,
+        attention: bool = True,
+    ) -> None:
+        super().__init__()
+        low, high = (1200 * math.log2(f0 / 10) for f0 in (f0_min, f0_max))
+        self.register_buffer("cent_table", torch.from_numpy(np.linspace(low, high, bins)).float())
+        self.stack = nn.Sequential(
+            nn.Conv1d(in_channels, channels, 3, padding=1),
+            nn.GroupNorm(NORM_GROUPS, channels),
+            nn.LeakyReLU(),
+            nn.Conv1d(channels, channels, 3, padding=1),
+        )
+        self.decoder = Decoder(layers, channels, attention)
+        self.norm = nn.LayerNorm(channels)
+        self.dense_out = nn.Linear(channels, bins)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        hidden = self.stack(mel.transpose(1, 2)).transpose(1, 2)
+        return torch.sigmoid(self.dense_out(self.norm(self.decoder(hidden))))
+
+
+class Decoder(nn.Module):
+    """A stack of conformer layers over [B, T, C]."""
+
+    def __init__(self, layers: int, channels: int, attention: bool) -> None:
+        super().__init__()
+        self._layers = nn.ModuleList(ConformerLayer(channels, attention) for _ in range(layers))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for layer in self._layers:
+            hidden = layer(hidden)
+        return hidden
+
+
+class ConformerLayer(nn.Module):
+    """Attention, where the model has it, then the convolution module; both residual, over [B, T, C]."""
+
+    def __init__(self, channels: int, attention: bool) -> None:
+        super().__init__()
+        self.conformer = ConvolutionModule(channels)
+        self.norm = nn.LayerNorm(channels)
+        self.attn = SelfAttention(channels) if attention else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self.attn is not None:
+            hidden = hidden + self.attn(self.norm(hidden))
+        return hidden + self.conformer(hidden)
+
+
+class Transpose(nn.Module):
+    """[B, T, C] to [B, C, T] and back."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.transpose(1, 2)
+
+
+class DepthwiseConvolution(nn.Module):
+    """One filter a channel over [B, C, T]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, KERNEL_SIZE, padding=KERNEL_SIZE // 2, groups=channels)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.conv(hidden)
+
+
+class ConvolutionModule(nn.Module):
+    """The convolution module of Conformer (Gulati et al. 2020), with a double-width middle and without batch norm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = channels * EXPANSION
+        self.net = nn.Sequential(
+            nn.LayerNorm(channels),
+            Transpose(),
+            nn.Conv1d(channels, 2 * inner, 1),
+            nn.GLU(dim=1),
+            DepthwiseConvolution(inner),
+            nn.SiLU(),
+            nn.Conv1d(inner, channels, 1),
+            Transpose(),
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.net(hidden)
+
+
+class SelfAttention(nn.Module):
+    """Performer attention (Choromanski et al. 2021) over [B, T, C]: linear in T."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fast_attention = RandomFeatures()
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.Linear(channels, channels)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        query, key, value = (
+            project(hidden).unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2)  # [B, heads, T, HEAD_WIDTH]
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        query = self.fast_attention(query, is_query=True)
+        key = self.fast_attention(key, is_query=False)
+        weighted = query @ (key.transpose(-1, -2) @ value)
+        total = query @ key.sum(dim=-2)[..., None]
+        return self.to_out((weighted / total).transpose(1, 2).flatten(-2))
+
+
+class RandomFeatures(nn.Module):
+    """The positive random features of the softmax kernel (FAVOR+, equation 5 of the paper)."""
+
+    projection_matrix: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        features = int(HEAD_WIDTH * math.log(HEAD_WIDTH))
+        self.register_buffer("projection_matrix", torch.zeros(features, HEAD_WIDTH))
+
+    def forward(self, heads: Tensor, is_query: bool, eps: float = 1e-4) -> Tensor:
+        """[B, heads, T, HEAD_WIDTH] to [B, heads, T, features].
+
+        Where eps goes, and that only queries lose their maximum, is how the model was trained.
+        """
+        scaled = heads * HEAD_WIDTH**-0.25
+        projected = scaled @ self.projection_matrix.T
+        half_norm = scaled.square().sum(dim=-1, keepdim=True) / 2
+        if is_query:
+            features = torch.exp(projected - half_norm - projected.amax(dim=-1, keepdim=True)) + eps
+        else:
+            features = torch.exp(projected - half_norm + eps)
+        return len(self.projection_matrix) ** -0.5 * features
+
+
+def load_network(path: Path) -> tuple[FcpeNetwork, bool]:
+    """The network of ``path``, or of the torchfcpe package where there is no such file; True for the latter."""
+    if path.is_file():
+        return _original_network(checkpoint.load(path), path), False
+    with resources.as_file(resources.files("torchfcpe") / "assets" / "fcpe_c_v001.pt") as bundled:
+        return _bundled_network(checkpoint.load(bundled), bundled), True
+
+
+def _original_network(content: Any, path: Path) -> FcpeNetwork:
+    state, config = _parts(content, "config", path)
+    for flag in ("use_siren", "use_full", "confidence"):
+        if config.get(flag):
+            raise UserError(f"this kind of FCPE model is not known: {flag} is on", path, "use the usual fcpe.pt")
+    network = FcpeNetwork(
+        in_channels=config.get("input_channel", N_MELS),
+        bins=config.get("out_dims", 360),
+        layers=config.get("n_layers", 12),
+        channels=config.get("n_chans", 512),
+        f0_min=config.get("f0_min", 32.7),
+        f0_max=config.get("f0_max", 1975.5),
+    )
+    checkpoint.load_into(network, _fold_weight_norm(state), path)
+    return network
+
+
+def _bundled_network(content: Any, path: Path) -> FcpeNetwork:
+    state, config = _parts(content, "config_dict", path)
+    names = {"input_stack.": "stack.", "net.encoder_layers.": "decoder._layers.", "output_proj.": "dense_out."}
+    renamed = {}
+    for key, value in state.items():
+        old = next((prefix for prefix in names if key.startswith(prefix)), "")
+        renamed[names.get(old, "") + key.removeprefix(old)] = value
+    network = FcpeNetwork(
+        bins=config["out_dims"],
+        layers=config["n_layers"],
+        channels=config["hidden_dims"],
+        f0_min=config["f0_min"],
+        f0_max=config["f0_max"],
+        attention=not config["conv_only"],
+    )
+    checkpoint.load_into(network, _fold_weight_norm(renamed), path)
+    return network
+
+
+def _parts(content: Any, config_key: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict and the model section of the config."""
+    config = content.get(config_key) if isinstance(content, dict) else None
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError(
+            "the file is not an FCPE model of the expected layout",
+            path,
+            "get fcpe.pt again, or remove it to use the model of the torchfcpe package",
+        )
+    return checkpoint.model_state(content, path), config["model"]
+
+
+def _fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    folded = dict(state)
+    direction, length = folded.pop("dense_out.weight_v", None), folded.pop("dense_out.weight_g", None)
+    if direction is not None and length is not None:
+        folded["dense_out.weight"] = direction * (length / direction.norm(dim=1, keepdim=True))
+    return folded
