@@ -20,11 +20,11 @@ from modules.progress import track
 
 FRAMES_PER_CENTRE = 4  # fewer frames than this a centre would only copy frames
 SAMPLE_PER_CENTRE = 32  # frames a centre in the first, coarse iterations
-COARSE_ITERATIONS = 12
-FULL_ITERATIONS = 4
+COARSE_ITERATIONS = 8
+FULL_ITERATIONS = 3
 SEEDING_ROUNDS = 6
 CANDIDATES_PER_CENTRE = 2
-SCORES_PER_BLOCK = 2**24  # frames x centres compared at a time, bounds the memory
+SCORES_PER_BLOCK = 2**22  # frames x centres compared at a time, bounds the memory
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,7 @@ def _lloyd_step(frames: Tensor, centres: Tensor, generator: torch.Generator) -> 
     """Each centre becomes the mean of the frames nearest to it; a centre without frames moves to a random one."""
     nearest = assign(frames, centres, native_half(centres.device))
     counts = torch.bincount(nearest, minlength=len(centres))
-    # Sums over frames sorted by centre: one pass over memory, and the same order on every run.
-    order = nearest.argsort(stable=True)
-    sums = torch.zeros(centres.shape, dtype=torch.float32)
-    block = max(1, SCORES_PER_BLOCK // frames.shape[1])
-    for start in range(0, len(frames), block):
-        rows = order[start : start + block]
-        sums.index_add_(0, nearest[rows], frames[rows])
+    sums = torch.zeros(centres.shape, dtype=torch.float32).index_add_(0, nearest, frames)
     means = sums / counts.clamp(min=1).unsqueeze(1)
     empty = counts == 0
     means[empty] = frames[torch.randint(len(frames), (int(empty.sum()),), generator=generator)]
