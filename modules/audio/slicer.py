@@ -1,0 +1,184 @@
+"""Where a recording is cut: at its silences, by the plan of openvpi's audio-slicer.
+
+A silence is a run of frames whose RMS is under a threshold. It is cut where it is long enough and the piece before
+it has a minimum length; short silences are cut at their quietest frame, of long ones the middle is marked silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+_BLOCK_SECONDS = 10  # of audio at a time, so that the squares of a long file are never all in memory
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples ``start`` to ``stop`` of a recording."""
+
+    start: int
+    stop: int
+    silent: bool
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class RmsCurve:
+    """RMS of overlapping windows, fed with audio block by block.
+
+    Frame i covers samples i * hop - window // 2 to that + window, with silence outside the audio; T samples give
+    1 + T // hop frames.
+
+    Args:
+        window, hop: samples.
+    """
+
+    def __init__(self, window: int, hop: int) -> None:
+        self.window = window
+        self.hop = hop
+        self.samples = 0
+        self._power = np.zeros(window // 2, np.float32)  # squared samples that later frames still need
+        self._frames: list[np.ndarray] = []
+        self._count = 0
+
+    def push(self, block: np.ndarray) -> None:
+        """Add audio [n]."""
+        self.samples += len(block)
+        self._power = np.concatenate([self._power, np.square(block, dtype=np.float32)])
+        self._take((len(self._power) - self.window) // self.hop + 1)
+
+    def finish(self) -> np.ndarray:
+        """The curve, float32 [1 + samples // hop]."""
+        missing = 1 + self.samples // self.hop - self._count
+        need = (missing - 1) * self.hop + self.window
+        self._power = np.pad(self._power, (0, max(0, need - len(self._power))))
+        self._take(missing)
+        return np.concatenate(self._frames) if self._frames else np.zeros(0, np.float32)
+
+    def _take(self, frames: int) -> None:
+        if frames <= 0:
+            return
+        windows = np.lib.stride_tricks.sliding_window_view(self._power, self.window)[:: self.hop][:frames]
+        self._frames.append(np.sqrt(windows.mean(axis=1, dtype=np.float32)))
+        self._power = self._power[frames * self.hop :]
+        self._count += frames
+
+
+def slicing_curve(sample_rate: int, min_interval_ms: float = 300, hop_ms: float = 20) -> RmsCurve:
+    """The RMS curve by which slice_rms decides: windows of four hops."""
+    hop = round(sample_rate * hop_ms / 1000)
+    return RmsCurve(window=min(round(sample_rate * min_interval_ms / 1000), 4 * hop), hop=hop)
+
+
+def slice_audio(
+    audio: np.ndarray,
+    sample_rate: int,
+    threshold_db: float = -40.0,
+    min_length_ms: float = 5000,
+    min_interval_ms: float = 300,
+    hop_ms: float = 20,
+    max_silence_ms: float = 5000,
+) -> list[Chunk]:
+    """Cut audio at its silences.
+
+    Args:
+        audio: [T] or [C, T].
+        threshold_db: frames below this RMS (dB of full scale) are silent.
+        min_length_ms: a piece is cut off once it is this long.
+        min_interval_ms: silences shorter than this are not cut.
+        hop_ms: the grid of the cuts.
+        max_silence_ms: how much of a silence stays at either side of it with the sound.
+
+    Returns:
+        Chunks in order, none empty, that cover the audio without gap or overlap.
+    """
+    curve = slicing_curve(sample_rate, min_interval_ms, hop_ms)
+    samples = audio.shape[-1]
+    for start in range(0, samples, _BLOCK_SECONDS * sample_rate):
+        block = audio[..., start : start + _BLOCK_SECONDS * sample_rate]
+        curve.push(block if block.ndim == 1 else block.mean(axis=0))
+    return slice_rms(
+        curve.finish(), samples, sample_rate, threshold_db, min_length_ms, min_interval_ms, hop_ms, max_silence_ms
+    )
+
+
+def slice_rms(
+    rms: np.ndarray,
+    n_samples: int,
+    sample_rate: int,
+    threshold_db: float = -40.0,
+    min_length_ms: float = 5000,
+    min_interval_ms: float = 300,
+    hop_ms: float = 20,
+    max_silence_ms: float = 5000,
+) -> list[Chunk]:
+    """What slice_audio returns, from the finished ``slicing_curve`` of the audio; for audio that is streamed."""
+    hop = round(sample_rate * hop_ms / 1000)
+    min_length = round(sample_rate * min_length_ms / 1000 / hop)
+    min_interval = round(round(sample_rate * min_interval_ms / 1000) / hop)
+    keep = round(sample_rate * max_silence_ms / 1000 / hop)
+    quiet = rms < 10 ** (threshold_db / 20)
+    if quiet.all():
+        return [Chunk(0, n_samples, silent=True)] if n_samples else []
+    cuts = _cuts(rms, quiet, min_length, min_interval, keep)
+    return list(_chunks([(left * hop, right * hop) for left, right in cuts], n_samples))
+
+
+def _cuts(
+    rms: np.ndarray, quiet: np.ndarray, min_length: int, min_interval: int, keep: int
+) -> list[tuple[int, int]]:
+    """The silences to take out, as (first frame, frame after); equal frames are a plain cut."""
+    cuts: list[tuple[int, int]] = []
+    piece_start = 0
+    for start, stop in _runs(quiet):
+        if stop == len(quiet):
+            if stop - start >= min_interval:
+                cuts.append((_quietest(rms, start, min(stop, start + keep)), stop))
+            continue
+        leading = start == 0 and stop > keep
+        if not leading and (stop - start < min_interval or stop - piece_start < min_length):
+            continue
+        left, right = _edges(rms, start, stop, keep)
+        cuts.append((left, right))
+        piece_start = right
+    return cuts
+
+
+def _edges(rms: np.ndarray, start: int, stop: int, keep: int) -> tuple[int, int]:
+    """What to take out of the silence ``start`` to ``stop``; ``stop`` is its first loud frame."""
+    if start == 0:
+        return 0, _quietest(rms, max(0, stop - keep), stop)
+    if stop - start <= keep:
+        middle = _quietest(rms, start, stop)
+        return middle, middle
+    left = _quietest(rms, start, start + keep)
+    right = _quietest(rms, stop - keep, stop)
+    if stop - start <= 2 * keep:  # both sides overlap: what is quietest there may lie between them
+        middle = _quietest(rms, stop - keep, start + keep)
+        left, right = min(left, middle), max(right, middle)
+    return left, right
+
+
+def _quietest(rms: np.ndarray, first: int, last: int) -> int:
+    """Index of the smallest value from ``first`` to ``last``, both included; the first one when tied."""
+    return first + int(np.argmin(rms[first : last + 1]))
+
+
+def _runs(flags: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(first, after last) of each run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+
+
+def _chunks(cuts: list[tuple[int, int]], n_samples: int) -> Iterator[Chunk]:
+    position = 0
+    for left, right in [*cuts, (n_samples, n_samples)]:
+        left, right = min(left, n_samples), min(right, n_samples)
+        if left > position:
+            yield Chunk(position, left, silent=False)
+        if right > left:
+            yield Chunk(left, right, silent=True)
+        position = right

@@ -1,0 +1,273 @@
+"""The feature files beside a wav: names, readers, writers, and the stamp that says what they were made from.
+
+Names and layouts are those of so-vits-svc 4.1, so that either program reads what the other wrote. Files go through
+memory and one atomic write. Old .npy files hold pickled objects; they are read by an unpickler that admits arrays
+and numbers and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules import checkpoint
+from modules.errors import UserError
+from modules.files import write_bytes, write_text
+
+STAMP_VERSION = 1  # raise it when the same settings come to mean other numbers
+
+FeatureKey = dict[str, Any]  # what a feature was made with: plain JSON values
+
+
+@dataclass(frozen=True)
+class FeaturePaths:
+    """Where the features of one wav lie; T is samples // hop."""
+
+    units: Path  # float32 [1, C, F] of the encoder, 50 frames a second
+    f0: Path  # float32 (2, T): f0 in Hz, voiced flag
+    spec: Path  # float32 [n_fft // 2 + 1, T]
+    volume: Path  # float32 (T,)
+    mel: Path  # float32 (T, n_mels) of the vocoder
+    aug_mel: Path  # [float32 (T, n_mels), key shift in semitones]
+    aug_volume: Path  # float32 (T,)
+    stamp: Path  # JSON: what the others were made from
+
+    @classmethod
+    def of(cls, wav: str | Path) -> FeaturePaths:
+        """The files of ``wav``. Only the spectrogram's name has no .wav in it."""
+        wav = Path(wav)
+        return cls(
+            units=_beside(wav, ".soft.pt"),
+            f0=_beside(wav, ".f0.npy"),
+            spec=wav.with_suffix(".spec.pt"),
+            volume=_beside(wav, ".vol.npy"),
+            mel=_beside(wav, ".mel.npy"),
+            aug_mel=_beside(wav, ".aug_mel.npy"),
+            aug_volume=_beside(wav, ".aug_vol.npy"),
+            stamp=_beside(wav, ".stamp.json"),
+        )
+
+    def all(self) -> list[Path]:
+        """Every file, the stamp last."""
+        return [getattr(self, entry.name) for entry in fields(self)]
+
+
+def _beside(wav: Path, ending: str) -> Path:
+    return wav.with_name(wav.name + ending)
+
+
+def save_units(path: Path, units: Tensor) -> None:
+    """Write units [1, C, F]."""
+    _save_tensor(path, units)
+
+
+def load_units(path: Path) -> Tensor:
+    """Units float32 [1, C, F]. Raises UserError where the file is missing, broken or of another shape."""
+    return _load_tensor(path, 3)
+
+
+def save_spec(path: Path, spec: Tensor) -> None:
+    """Write a linear spectrogram [n_fft // 2 + 1, T]."""
+    _save_tensor(path, spec)
+
+
+def load_spec(path: Path) -> Tensor:
+    """Linear spectrogram float32 [n_fft // 2 + 1, T]. Raises UserError as load_units."""
+    return _load_tensor(path, 2)
+
+
+def save_f0(path: Path, f0: np.ndarray, uv: np.ndarray) -> None:
+    """Write f0 [T] in Hz and uv [T] (1 voiced, 0 not) as one plain float32 array (2, T)."""
+    _save_array(path, np.stack([f0, uv]).astype(np.float32))
+
+
+def load_f0(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """f0 [T] in Hz and uv [T], float32; also from the object arrays of the original. Raises UserError."""
+    array = _load_array(path)
+    if array.ndim != 2 or len(array) != 2:
+        raise _wrong(path, f"an array of shape {array.shape} instead of (2, T)")
+    values = _as_float32(array, path)
+    return values[0], values[1]
+
+
+def save_volume(path: Path, volume: np.ndarray) -> None:
+    """Write the loudness of each frame, (T,)."""
+    _save_array(path, np.asarray(volume, np.float32))
+
+
+def load_volume(path: Path) -> np.ndarray:
+    """Loudness of each frame, float32 (T,). Raises UserError."""
+    return _as_float32(_load_array(path, ndim=1), path)
+
+
+def save_mel(path: Path, mel: np.ndarray) -> None:
+    """Write the vocoder's log mel, (T, n_mels)."""
+    _save_array(path, np.asarray(mel, np.float32))
+
+
+def load_mel(path: Path) -> np.ndarray:
+    """Log mel of the vocoder, float32 (T, n_mels). Raises UserError."""
+    return _as_float32(_load_array(path, ndim=2), path)
+
+
+def save_aug_mel(path: Path, mel: np.ndarray, keyshift: float) -> None:
+    """Write the augmented log mel (T, n_mels) and its key shift in semitones, in the layout of the original."""
+    pair = np.empty(2, dtype=object)
+    pair[0] = np.ascontiguousarray(mel, np.float32)
+    pair[1] = float(keyshift)
+    _save_array(path, pair)
+
+
+def load_aug_mel(path: Path) -> tuple[np.ndarray, float]:
+    """Augmented log mel float32 (T, n_mels) and its key shift in semitones. Raises UserError."""
+    pair = _load_array(path)
+    if pair.shape != (2,) or not isinstance(pair[0], np.ndarray) or pair[0].ndim != 2:
+        raise _wrong(path, "something else than a mel and its key shift")
+    return _as_float32(pair[0], path), float(pair[1])
+
+
+def _save_tensor(path: Path, tensor: Tensor) -> None:
+    # Through memory: torch.save to a path reports a full disk as a RuntimeError without its cause. The clone
+    # drops a storage larger than the tensor.
+    buffer = io.BytesIO()
+    torch.save(tensor.detach().to("cpu", torch.float32).contiguous().clone(), buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _load_tensor(path: Path, ndim: int) -> Tensor:
+    tensor = checkpoint.load(path)
+    if not isinstance(tensor, Tensor) or tensor.ndim != ndim:
+        shape = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise _wrong(path, f"{shape} instead of a tensor with {ndim} axes")
+    return tensor.float()
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_bytes(path, buffer.getvalue())
+
+
+def _load_array(path: Path, ndim: int | None = None) -> np.ndarray:
+    try:
+        array = read_npy(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError("a feature file is missing", path, "run preprocess_hubert_f0.py") from None
+    except (ValueError, EOFError, pickle.UnpicklingError, TypeError, IndexError) as error:
+        raise _wrong(path, f"no readable array ({error})") from None
+    if ndim is not None and array.ndim != ndim:
+        raise _wrong(path, f"an array of shape {array.shape} instead of {ndim} axes")
+    return array
+
+
+def _as_float32(array: np.ndarray, path: Path) -> np.ndarray:
+    try:
+        return array.astype(np.float32)
+    except (ValueError, TypeError):
+        raise _wrong(path, "values that are not numbers") from None
+
+
+def _wrong(path: Path, found: str) -> UserError:
+    return UserError(f"the feature file holds {found}", path, "delete it and run preprocess_hubert_f0.py again")
+
+
+def read_npy(data: bytes) -> np.ndarray:
+    """The array of a .npy file, object arrays included, without running anything from it.
+
+    Raises:
+        pickle.UnpicklingError: an object array holds something else than arrays and numbers.
+        ValueError: not a .npy file.
+    """
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if not dtype.hasobject:
+        file.seek(0)
+        return np.load(file, allow_pickle=False)
+    array = _ArrayUnpickler(file).load()
+    if not isinstance(array, np.ndarray) or array.shape != shape:
+        raise pickle.UnpicklingError("the pickle holds no array of the header's shape")
+    return array
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits what numpy needs to rebuild arrays and scalars; every other name is refused."""
+
+    ALLOWED = frozenset({"_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer"})
+    MODULES = frozenset(
+        {"numpy", *(f"numpy.{core}.{name}" for core in ("core", "_core") for name in ("multiarray", "numeric"))}
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in self.MODULES and name in self.ALLOWED:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise pickle.UnpicklingError(f"refused: it carries {module}.{name}, which is code and not numbers")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What the features beside a wav were made from.
+
+    A feature is current when the wav's content is the stamped one, its key is the stamped one and its files exist.
+    The stamp is written after the files, and loses a feature before its files are made anew: whatever moment a run
+    is killed at, no half set counts as whole.
+    """
+
+    digest: str  # of the wav's bytes
+    keys: Mapping[str, FeatureKey]  # by feature: units, f0, spec, volume, mel
+
+    @property
+    def encoder(self) -> str | None:
+        """Name of the speech encoder that made the units; None where there are none."""
+        key = self.keys.get("units")
+        return None if key is None else key.get("encoder")
+
+
+def digest(data: bytes) -> str:
+    """The identity of a wav's content."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_stamp(wav: str | Path) -> Stamp | None:
+    """The stamp beside ``wav``; None where there is none, or one of another version."""
+    try:
+        values = json.loads(FeaturePaths.of(wav).stamp.read_text(encoding="utf-8"))
+        if values["version"] != STAMP_VERSION:
+            return None
+        return Stamp(str(values["wav"]), dict(values["features"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_stamp(wav: str | Path, stamp: Stamp) -> None:
+    """Write the stamp beside ``wav``, atomically."""
+    values = {"version": STAMP_VERSION, "wav": stamp.digest, "features": dict(stamp.keys)}
+    write_text(FeaturePaths.of(wav).stamp, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def check_encoder(wav: str | Path, encoder: str) -> None:
+    """Refuse units that another encoder made (those of one width cannot be told apart by shape).
+
+    Wavs without a stamp, preprocessed by the original, pass.
+
+    Raises:
+        UserError: the stamp names another encoder than ``encoder``.
+    """
+    stamp = read_stamp(wav)
+    if stamp is not None and stamp.encoder not in (None, encoder):
+        raise UserError(
+            f"the units were made by {stamp.encoder}, the config wants {encoder}",
+            FeaturePaths.of(wav).units,
+            "run preprocess_hubert_f0.py again",
+        )
