@@ -1,0 +1,30 @@
+"""Waveform decoders of the synthesiser, by their names in config.json."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from modules.errors import UserError
+
+if TYPE_CHECKING:
+    from vdecoder.nsf_hifigan import NSFHiFiGAN
+
+VOCODERS = {
+    "nsf-hifigan": "vdecoder.nsf_hifigan:NSFHiFiGAN",
+    "nsf-snake-hifigan": "vdecoder.nsf_snake_hifigan:NSFSnakeHiFiGAN",
+}
+
+
+def get_vocoder(name: str) -> type[NSFHiFiGAN]:
+    """The decoder class called ``name``.
+
+    Raises:
+        UserError: there is no such decoder.
+    """
+    if name not in VOCODERS:
+        raise UserError(
+            f"there is no vocoder {name!r}", "config.json: model.vocoder_name", f"one of {', '.join(VOCODERS)}"
+        )
+    module, _, attribute = VOCODERS[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,52 @@
+"""NSF-HiFiGAN with anti-aliased snake activations in place of the leaky ReLUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from vdecoder.nsf_hifigan import NSFHiFiGAN, ResBlock1, ResBlock2
+from vdecoder.snake_alias import SnakeAlias
+
+
+class NSFSnakeHiFiGAN(NSFHiFiGAN):
+    """As NSFHiFiGAN, with its arguments."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.snakes = nn.ModuleList(SnakeAlias(channels) for channels in self.stage_channels[:-1])
+        self.snake_post = SnakeAlias(self.stage_channels[-1])
+
+    def make_block(self, kind: str, channels: int, kernel_size: int, dilations: Sequence[int]) -> nn.Module:
+        block = SnakeResBlock1 if kind == "1" else SnakeResBlock2
+        return block(channels, kernel_size, dilations)
+
+    def activate(self, stage: int, x: Tensor) -> Tensor:
+        return self.snakes[stage](x)
+
+    def activate_last(self, x: Tensor) -> Tensor:
+        return self.snake_post(x)
+
+
+class SnakeResBlock1(ResBlock1):
+    """ResBlock1 with a snake before each convolution."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: Sequence[int]) -> None:
+        super().__init__(channels, kernel_size, dilations)
+        self.activations = nn.ModuleList(SnakeAlias(channels) for _ in range(2 * len(dilations)))
+
+    def activate(self, index: int, x: Tensor) -> Tensor:
+        return self.activations[index](x)
+
+
+class SnakeResBlock2(ResBlock2):
+    """ResBlock2 with a snake before each convolution."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: Sequence[int]) -> None:
+        super().__init__(channels, kernel_size, dilations)
+        self.activations = nn.ModuleList(SnakeAlias(channels) for _ in dilations)
+
+    def activate(self, index: int, x: Tensor) -> Tensor:
+        return self.activations[index](x)

@@ -1,0 +1,61 @@
+"""The excitation of the decoder: harmonics of f0 where there is a pitch, noise elsewhere (Wang et al., NSF, 2019)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from modules.nn.noise import Noise
+
+SINE_AMPLITUDE = 0.1
+VOICED_NOISE = 0.003  # standard deviation of the noise under the harmonics
+HARMONICS = 9  # the fundamental and 8 overtones
+
+
+class SineSource(nn.Module):
+    """Harmonics with random start phases, mixed to one channel by a learned layer. Always in fp32.
+
+    Args:
+        sampling_rate: Hz.
+        hop_length: samples a frame.
+    """
+
+    def __init__(self, sampling_rate: int, hop_length: int) -> None:
+        super().__init__()
+        self.sampling_rate, self.hop_length = sampling_rate, hop_length
+        self.l_linear = nn.Linear(HARMONICS, 1)
+
+    def forward(self, f0: Tensor, noise: Noise) -> Tensor:
+        """f0 [B, T] in Hz, held for a frame each, 0 where unvoiced -> excitation [B, T * hop_length, 1]."""
+        with torch.autocast(f0.device.type, enabled=False):
+            return torch.tanh(self.l_linear(self.harmonics(f0.float(), noise)))
+
+    @torch.no_grad()
+    def harmonics(self, f0: Tensor, noise: Noise) -> Tensor:
+        """The harmonics and the noise before they are mixed, [B, T * hop_length, 9]."""
+        b, t = f0.shape
+        start = noise.uniform((b, HARMONICS))
+        start[:, 0] = 0
+        overtones = torch.arange(1, HARMONICS + 1, device=f0.device)
+        step = torch.remainder(f0[:, :, None] * overtones / self.sampling_rate, 1)  # cycles a sample
+        phase = self._frame_phase(step, start)
+        # Within a frame the phase is a straight line, so only whole frames have to be summed up in float64.
+        sample = torch.arange(1, self.hop_length + 1, device=f0.device)[:, None]
+        waves = torch.addcmul(phase[:, :, None], step[:, :, None], sample.to(step.dtype))  # [B, T, hop, 9]
+        waves.mul_(2 * math.pi).sin_().mul_(SINE_AMPLITUDE)
+        voiced = (f0 > 0)[:, :, None, None]
+        waves *= voiced
+        level = torch.where(voiced, VOICED_NOISE, SINE_AMPLITUDE / 3)
+        normal = noise.normal((b, t * self.hop_length, HARMONICS), time=1)
+        waves += normal.view_as(waves).mul_(level)
+        return waves.view(b, t * self.hop_length, HARMONICS)
+
+    def _frame_phase(self, step: Tensor, start: Tensor) -> Tensor:
+        """Phase before the first sample of each frame, in cycles, [B, T, 9]."""
+        if step.device.type == "mps":  # has no float64
+            return self._frame_phase(step.cpu(), start.cpu()).to(step.device)
+        advance = step.double() * self.hop_length
+        phase = start[:, None].double() + advance.cumsum(dim=1) - advance
+        return torch.remainder(phase, 1).float()
