@@ -136,19 +136,33 @@ def audio_writer(
     if not valid:
         raise UserError(f"cannot write {suffix or 'a file without suffix'} as {subtype}", path, "use flac or wav")
     with atomic_path(path) as temporary, _WholeFile(temporary) as target:
-        try:
-            with soundfile.SoundFile(target, "w", sample_rate, channels, subtype, format=kind) as sound:
 
-                def write(frames: np.ndarray) -> None:
-                    for start in range(0, len(frames), sample_rate):  # libvorbis crashes on one very long block
-                        sound.write(frames[start : start + sample_rate])
-                    target.raise_error()
-
-                yield write
-        except (soundfile.LibsndfileError, AssertionError) as error:
+        @contextlib.contextmanager
+        def explained() -> Iterator[None]:
+            try:
+                yield
+            except (soundfile.LibsndfileError, AssertionError) as error:
+                target.raise_error()
+                what = f"cannot write {suffix} at {sample_rate} Hz: {error}"
+                raise UserError(what, path, "use flac or wav") from None
             target.raise_error()
-            raise UserError(f"cannot write {suffix} at {sample_rate} Hz: {error}", path, "use flac or wav") from None
-        target.raise_error()
+
+        with explained():
+            sound = soundfile.SoundFile(target, "w", sample_rate, channels, subtype, format=kind)
+
+        def write(frames: np.ndarray) -> None:
+            with explained():
+                for start in range(0, len(frames), sample_rate):  # libvorbis crashes on one very long block
+                    sound.write(frames[start : start + sample_rate])
+
+        try:
+            yield write
+        except BaseException:
+            with contextlib.suppress(soundfile.LibsndfileError):
+                sound.close()
+            raise
+        with explained():
+            sound.close()
 
 
 class _WholeFile(io.FileIO):
