@@ -40,17 +40,22 @@ class EncoderSpec:
         return BY_NAME[self.weight].file
 
 
+_HUBERT = "vencoder.hubert:HubertEncoder"
 _WHISPER = "vencoder.whisper:WhisperEncoder"
 
 ENCODERS: dict[str, EncoderSpec] = {
     spec.name: spec
     for spec in (
+        EncoderSpec("vec768l12", 768, "contentvec", _HUBERT, {"layer": 12}),
+        EncoderSpec("vec256l9", 256, "contentvec", _HUBERT, {"layer": 9, "project": True}),
+        EncoderSpec("hubertsoft", 256, "hubertsoft", "vencoder.hubert_soft:HubertSoftEncoder"),
         EncoderSpec("whisper-ppg", 1024, "whisper-medium", _WHISPER),
         EncoderSpec("whisper-ppg-large", 1280, "whisper-large-v2", _WHISPER),
         EncoderSpec("whisper-ppg-small", 768, "whisper-small", _WHISPER),
         EncoderSpec("whisper-ppg-base", 512, "whisper-base", _WHISPER),
         EncoderSpec("whisper-ppg-tiny", 384, "whisper-tiny", _WHISPER),
         EncoderSpec("whisper-ppg-tiny.en", 384, "whisper-tiny.en", _WHISPER),
+        EncoderSpec("cnhubertlarge", 1024, "cnhubertlarge", _HUBERT),
     )
 }
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.devices import cpu_has_bf16
 from vencoder.layers import set_precision
 
 SAMPLE_RATE = 16000  # Hz
@@ -41,16 +42,16 @@ class SpeechEncoder(ABC):
     """
 
     width: int
+    model: nn.Module
     overlap = 200  # 4 s; docs/encoders.md gives the difference it leaves at the joints
     fade = 50  # 1 s
 
-    def __init__(self, model: nn.Module | None, device: str | torch.device = "cpu", precision: Precision = "auto"):
+    def __init__(self, model: nn.Module, device: str | torch.device = "cpu", precision: Precision = "auto") -> None:
         self.device = torch.device(device)
         self.dtype = compute_dtype(self.device) if precision == "auto" else torch.float32
-        if model is not None:
-            model.eval().requires_grad_(False)
-            set_precision(model, self.dtype)
-            self.model = model.to(self.device)
+        model.eval().requires_grad_(False)
+        set_precision(model, self.dtype)
+        self.model = model.to(self.device)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Units of one clip.
@@ -105,7 +106,7 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     """The fastest dtype that ``device`` computes natively and that keeps units within 30 dB SNR of float32."""
     if device.type == "cuda":
         return torch.float16
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if device.type == "cpu" and cpu_has_bf16():
         return torch.bfloat16
     return torch.float32
 
