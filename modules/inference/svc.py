@@ -1,0 +1,310 @@
+"""Singing voice conversion of whole songs: load once, convert many.
+
+A song of any length, rate and channel count goes through in memory that does not grow with it: it lies as float32
+in a temporary file, is cut at its silences, converted window by window, and written as the result comes.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from modules.audio.io import audio_writer, stream_audio
+from modules.audio.slicer import Chunk, slice_rms, slicing_curve
+from modules.f0 import F0Contour, clear_cache
+from modules.inference import windows
+from modules.inference.assembly import AudioSpool, OverlapAdder, read_piece
+from modules.inference.engines import Speaker
+from modules.inference.options import InferenceOptions, ModelOptions
+from modules.inference.pitch import PitchFinder, RangeCheck
+from modules.inference.speaker_mix import SpeakerMix
+from modules.inference.voice import Voice, WindowInput, load_voice, speaker_id
+from modules.inference.windows import Layout, Piece, Window
+
+Emit = Callable[[np.ndarray], None]
+Progress = Callable[[float], None]  # share of the song that is done, 0 to 1
+SILENT_DB = -120.0
+
+
+class Cancelled(Exception):
+    """The conversion was stopped by its cancel event."""
+
+
+class Renderer(Protocol):
+    """What turns a window of the song into the other voice; ``Voice`` is one."""
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def hop_length(self) -> int: ...
+
+    def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray: ...
+
+
+@dataclass
+class Report:
+    """What a conversion has to say besides its audio.
+
+    Attributes:
+        seconds: length of the song.
+        peak: largest absolute sample of the result; what is over 1 was clipped in the file.
+        warnings: lines for the user.
+    """
+
+    seconds: float = 0.0
+    peak: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One conversion: what all its steps need."""
+
+    spool: AudioSpool
+    options: InferenceOptions
+    speaker: Speaker
+    stop: Callable[[], None]  # raises when the user has had enough
+    range_check: RangeCheck
+
+
+class Svc:
+    """Converts songs with one loaded voice.
+
+    Args:
+        voice: makes the audio of a window.
+        pitch: finds f0.
+    """
+
+    def __init__(self, voice: Renderer, pitch: PitchFinder) -> None:
+        self.voice: Renderer | None = voice
+        self.pitch: PitchFinder | None = pitch
+
+    @classmethod
+    def load(cls, options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> Svc:
+        """Load model, config and encoder. Raises UserError where they are missing, broken or do not fit."""
+        voice = load_voice(options, pretrain_dir)
+        pitch = PitchFinder(voice.sample_rate, voice.hop_length, str(voice.device), pretrain_dir)
+        return cls(voice, pitch)
+
+    @property
+    def speakers(self) -> dict[str, int]:
+        """Name -> id of the loaded model."""
+        voice = self._voice()
+        return dict(voice.config.spk) if isinstance(voice, Voice) else {}
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the results."""
+        return self._voice().sample_rate
+
+    def unload(self) -> None:
+        """Give the memory of model, encoder and predictors back."""
+        self.voice = self.pitch = None
+        clear_cache()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def resolve_speaker(self, speaker: str | int | SpeakerMix) -> Speaker:
+        """The id of a speaker, by name or number; a mix stays what it is. Raises UserError for an unknown one."""
+        voice = self._voice()
+        if isinstance(speaker, SpeakerMix) or not isinstance(voice, Voice):
+            return speaker if not isinstance(speaker, str) else 0
+        return speaker_id(speaker, voice.config.spk, voice.n_speakers)
+
+    def convert_file(
+        self,
+        source: Path,
+        target: Path,
+        speaker: str | int | SpeakerMix,
+        options: InferenceOptions | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """Convert a file into another; the suffix of ``target`` decides its format.
+
+        The result has round(duration * sample_rate) samples. It appears under its name when it is whole.
+
+        Args:
+            source: any rate, any number of channels (averaged), any length.
+            speaker: name or id, or a mix over the song.
+            progress: called with the share that is done.
+            cancel: set it to stop.
+
+        Raises:
+            UserError: the source is no audio, or an option is out of range.
+            Cancelled: by ``cancel``.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with AudioSpool(target.parent) as spool:
+            blocks = stream_audio(source, self.sample_rate)
+            with audio_writer(target, self.sample_rate) as emit:
+                return self._convert(spool, blocks, emit, speaker, options, progress, cancel)
+
+    def convert(
+        self,
+        audio: np.ndarray,
+        speaker: str | int | SpeakerMix,
+        options: InferenceOptions | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> tuple[np.ndarray, Report]:
+        """Convert mono float32 [T] at ``sample_rate`` in memory; gives float32 [T]. Raises as convert_file."""
+        out = np.zeros(len(audio), dtype=np.float32)
+        position = 0
+
+        def emit(block: np.ndarray) -> None:
+            nonlocal position
+            out[position : position + len(block)] = block
+            position += len(block)
+
+        with AudioSpool() as spool:
+            report = self._convert(spool, [audio], emit, speaker, options, progress, cancel)
+        return out, report
+
+    def _voice(self) -> Renderer:
+        if self.voice is None:
+            raise RuntimeError("the voice was unloaded")
+        return self.voice
+
+    def _convert(
+        self,
+        spool: AudioSpool,
+        blocks: Iterable[np.ndarray],
+        emit: Emit,
+        speaker: str | int | SpeakerMix,
+        options: InferenceOptions | None,
+        progress: Progress | None,
+        cancel: threading.Event | None,
+    ) -> Report:
+        options = options or InferenceOptions()
+        options.check()
+        assert self.pitch is not None
+        job = _Job(spool, options, self.resolve_speaker(speaker), _stopper(cancel), RangeCheck(self.pitch, options))
+        chunks = self._slice(spool, blocks, options, job.stop)
+        report = Report(seconds=spool.length / self.sample_rate)
+
+        def measure_and_emit(block: np.ndarray) -> None:
+            report.peak = max(report.peak, float(np.abs(block).max(initial=0.0)))
+            emit(block)
+
+        adder = OverlapAdder(measure_and_emit)
+        rate = self.sample_rate
+        for piece in windows.plan_pieces(
+            chunks, rate, options.clip, options.linear_gradient, options.linear_gradient_retain
+        ):
+            for start, audio in self._sing(piece, job):
+                adder.add(start, audio)
+                if progress is not None:
+                    progress((start + len(audio)) / spool.length)
+        adder.finish(spool.length)
+        report.warnings += job.range_check.warnings()
+        if report.peak > 1.0:
+            report.warnings.append(f"the result is up to {20 * np.log10(report.peak):.1f} dB over full scale")
+        return report
+
+    def _slice(
+        self, spool: AudioSpool, blocks: Iterable[np.ndarray], options: InferenceOptions, stop: Callable[[], None]
+    ) -> list[Chunk]:
+        """Put the song on disk and find its silences on the way."""
+        curve = slicing_curve(self.sample_rate)
+        for block in blocks:
+            stop()
+            spool.extend([block])
+            curve.push(block)
+        rms = curve.finish()
+        chunks = slice_rms(rms, spool.length, self.sample_rate, threshold_db=options.slice_db)
+        return [_hear(chunk, rms, curve.hop, options.slice_db) for chunk in chunks]
+
+    def _sing(self, piece: Piece, job: _Job) -> Iterator[tuple[int, np.ndarray]]:
+        """Convert a piece; gives positions in the song and audio, faded, to be added up."""
+        voice, options = self._voice(), job.options
+        pad = round(options.pad_seconds * voice.sample_rate)
+        layout = windows.lay_out(piece, pad, voice.hop_length, voice.sample_rate)
+        read = partial(read_piece, job.spool, piece, layout.lead)
+        contour = self._contour(read, layout, job)
+        offset = piece.start - layout.lead  # position in the song of sample 0 of the laid out piece
+        for window in self._windows(read, layout, contour):
+            job.stop()
+            first = window.first * voice.hop_length
+            last = layout.n_samples if window.last == layout.n_frames else window.last * voice.hop_length
+            seen = WindowInput(
+                read(first, last),
+                contour.f0[window.first : window.last],
+                contour.uv[window.first : window.last],
+                self._who(job, offset + first, window.last - window.first),
+            )
+            audio = voice.render(seen, options)
+            kept = audio[window.keep_start - first : window.keep_stop - first]
+            kept = kept * windows.fade_weights(len(kept), window.fade_in, window.fade_out)
+            yield from _trim(offset + window.keep_start, kept, piece)
+
+    def _contour(self, read: Callable[[int, int], np.ndarray], layout: Layout, job: _Job) -> F0Contour:
+        assert self.pitch is not None
+        options = job.options
+        contour = self.pitch.contour(read, layout.n_frames, layout.n_samples, options, job.stop)
+        if not options.auto_predict_f0:
+            job.range_check.listen(read, layout.n_samples)
+        return F0Contour(contour.f0 * 2.0 ** (options.trans / 12), contour.uv)
+
+    def _windows(self, read: Callable[[int, int], np.ndarray], layout: Layout, contour: F0Contour) -> list[Window]:
+        voice = self._voice()
+        rate, hop = voice.sample_rate, voice.hop_length
+        loudness = np.zeros(layout.n_frames)
+        if layout.n_frames * hop > windows.MAX_WINDOW_SECONDS * rate:
+            loudness = _frame_loudness(read, layout.n_frames, hop)
+        return windows.plan_windows(layout.n_frames, hop, rate, loudness, contour.f0, contour.uv)
+
+    def _who(self, job: _Job, first: int, n_frames: int) -> int | np.ndarray:
+        """Who sings: one speaker, or the shares of all at each frame of the song's own time line."""
+        if not isinstance(job.speaker, SpeakerMix):
+            return job.speaker
+        middle = first + (np.arange(n_frames) + 0.5) * self._voice().hop_length
+        return job.speaker.weights(middle / job.spool.length)
+
+
+def _stopper(cancel: threading.Event | None) -> Callable[[], None]:
+    def stop() -> None:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+
+    return stop
+
+
+def _hear(chunk: Chunk, rms: np.ndarray, hop: int, threshold_db: float) -> Chunk:
+    """A chunk that the slicer left whole although nothing in it is loud enough is silent as well."""
+    loudest = rms[chunk.start // hop : -(-chunk.stop // hop) + 1].max(initial=0.0)
+    return Chunk(chunk.start, chunk.stop, chunk.silent or bool(loudest < 10 ** (threshold_db / 20)))
+
+
+def _frame_loudness(read: Callable[[int, int], np.ndarray], n_frames: int, hop_length: int) -> np.ndarray:
+    """[n_frames] dB, read a little at a time."""
+    loudness = np.full(n_frames, SILENT_DB)
+    for start in range(0, n_frames, 1000):
+        stop = min(start + 1000, n_frames)
+        frames = read(start * hop_length, stop * hop_length).reshape(-1, hop_length)
+        power = np.square(frames, dtype=np.float64).mean(axis=1)
+        loudness[start:stop] = 10 * np.log10(np.maximum(power, 10 ** (SILENT_DB / 10)))
+    return loudness
+
+
+def _trim(start: int, audio: np.ndarray, piece: Piece) -> Iterator[tuple[int, np.ndarray]]:
+    """The part of a window that the piece keeps, with the fades of the piece on it."""
+    first, last = max(start, piece.keep_start), min(start + len(audio), piece.keep_stop)
+    if first >= last:
+        return
+    kept = audio[first - start : last - start]
+    into, left = first - piece.keep_start, piece.keep_stop - last
+    if into < piece.fade_in or left < piece.fade_out:
+        weights = windows.fade_weights(piece.keep_stop - piece.keep_start, piece.fade_in, piece.fade_out)
+        kept = kept * weights[into : into + len(kept)]
+    yield first, kept
