@@ -1,0 +1,201 @@
+"""Unit2Mel: speech units, pitch, volume and speaker in, the mel of a vocoder out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.denoiser import WaveNet
+from diffusion.gaussian import GaussianDiffusion
+from diffusion.schedule import Track
+from modules import checkpoint
+from modules.config import DiffusionConfig
+from modules.errors import UserError
+
+N_MELS = 128  # bins of the NSF-HiFiGAN mel
+SHIFT_SCALE = 5.0  # semitones; the largest key shift of the augmentation
+
+# Who sings: ids, int64 [B] or [B, 1]; or weights for each frame, float [T, n_spk] or [B, T, n_spk]; or weights by
+# id, numbers or tensors that broadcast with [B, T, 1].
+Speaker: TypeAlias = "Tensor | Mapping[int, float | Tensor]"
+
+
+class Unit2Mel(nn.Module):
+    """The conditions' embeddings and the diffusion decoder.
+
+    Args:
+        input_channel: width of the speech units.
+        n_spk: speakers; one speaker has no embedding.
+        use_pitch_aug: whether the model knows the key shift of its training mels.
+        out_dims: mel bins.
+        n_layers, n_chans, n_hidden: sizes of the denoiser and of the condition.
+        timesteps: length of the diffusion chain.
+        k_step_max: steps that are trained; 0 or ``timesteps`` trains all, less makes a shallow-only model.
+    """
+
+    def __init__(
+        self,
+        input_channel: int,
+        n_spk: int = 1,
+        use_pitch_aug: bool = False,
+        out_dims: int = N_MELS,
+        n_layers: int = 20,
+        n_chans: int = 512,
+        n_hidden: int = 256,
+        timesteps: int = 1000,
+        k_step_max: int = 0,
+    ) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+        self.k_step_max = k_step_max if 0 < k_step_max < timesteps else timesteps
+        self.unit_embed = nn.Linear(input_channel, n_hidden)
+        self.f0_embed = nn.Linear(1, n_hidden)
+        self.volume_embed = nn.Linear(1, n_hidden)
+        self.aug_shift_embed = nn.Linear(1, n_hidden, bias=False) if use_pitch_aug else None
+        self.spk_embed = nn.Embedding(n_spk, n_hidden) if n_spk > 1 else None
+        denoiser = WaveNet(out_dims, n_layers, n_chans, n_hidden)
+        self.decoder = GaussianDiffusion(denoiser, timesteps, self.k_step_max)
+
+    @property
+    def shallow_only(self) -> bool:
+        """Whether the model was trained on the last steps only, so that it needs a mel to start from."""
+        return self.k_step_max < self.timesteps
+
+    def condition(
+        self, units: Tensor, f0: Tensor, volume: Tensor, speaker: Speaker, aug_shift: Tensor | None = None
+    ) -> Tensor:
+        """The sum of all embeddings, [B, T, n_hidden].
+
+        Args:
+            units: [B, T, input_channel].
+            f0: Hz, [B, T, 1].
+            volume: RMS, [B, T, 1].
+            speaker: see Speaker.
+            aug_shift: semitones, [B, 1, 1]; none where the pitch was not shifted.
+        """
+        total = self.unit_embed(units) + self.f0_embed(torch.log1p(f0 / 700)) + self.volume_embed(volume)
+        if self.spk_embed is not None:
+            total = total + self._speaker_embedding(speaker)
+        if self.aug_shift_embed is not None and aug_shift is not None:
+            total = total + self.aug_shift_embed(aug_shift / SHIFT_SCALE)
+        return total
+
+    def _speaker_embedding(self, speaker: Speaker) -> Tensor:
+        """[B, 1, n_hidden] for ids, [B or 1, T or 1, n_hidden] for weights."""
+        assert self.spk_embed is not None
+        table = self.spk_embed.weight
+        if isinstance(speaker, Mapping):
+            parts = [
+                torch.as_tensor(weight, dtype=table.dtype, device=table.device) * table[index]
+                for index, weight in speaker.items()
+            ]
+            mixed = torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+            return mixed if mixed.dim() == 3 else mixed.view(1, 1, -1)
+        if speaker.is_floating_point():
+            mixed = speaker.to(table) @ table
+            return mixed if mixed.dim() == 3 else mixed.unsqueeze(0)
+        return self.spk_embed(speaker.to(table.device).view(-1, 1))
+
+    def forward(
+        self,
+        units: Tensor,
+        f0: Tensor,
+        volume: Tensor,
+        speaker: Speaker,
+        mel: Tensor,
+        aug_shift: Tensor | None = None,
+        step: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The training loss for log mel [B, T, M]; the rest as in ``condition`` and GaussianDiffusion.loss."""
+        condition = self.condition(units, f0, volume, speaker, aug_shift).transpose(1, 2)
+        return self.decoder.loss(mel, condition, step, noise, generator)
+
+    def check_k_step(self, k_step: int, shallow: bool) -> None:
+        """Refuse what the model was not trained for.
+
+        Raises:
+            UserError: diffusion alone is asked of a shallow-only model, or more steps than it was trained on.
+        """
+        if not shallow and self.shallow_only:
+            raise UserError(
+                f"this diffusion model was trained on the last {self.k_step_max} of {self.timesteps} steps: "
+                "it can refine a mel but not make one from nothing",
+                "--only_diffusion",
+                "use --shallow_diffusion, or a model trained with k_step_max 0",
+            )
+        if shallow and not 1 <= k_step <= self.k_step_max:
+            trained = "was trained on" if self.shallow_only else "has"
+            raise UserError(
+                f"k_step is {k_step}, and the diffusion model {trained} {self.k_step_max} steps",
+                "--k_step",
+                f"give 1 to {self.k_step_max}",
+            )
+
+    @torch.inference_mode()
+    def infer(
+        self,
+        units: Tensor,
+        f0: Tensor,
+        volume: Tensor,
+        speaker: Speaker,
+        source_mel: Tensor | None = None,
+        k_step: int = 100,
+        speedup: int = 10,
+        method: str | None = "dpm-solver++",
+        aug_shift: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        track: Track = iter,
+    ) -> Tensor:
+        """Log mel [B, T, M].
+
+        Args:
+            source_mel: log mel [B, T, M] that is noised to ``k_step`` steps and denoised again (shallow diffusion);
+                without it the mel is made from noise, over all steps.
+            speedup: steps passed over at once; 1 takes every step by ancestral sampling.
+            method: a name of diffusion.samplers.SAMPLERS.
+            generator: where the noise comes from. A generator with the same seed gives the same mel.
+            track: goes through the steps; a progress bar fits here.
+
+        Raises:
+            UserError: see check_k_step.
+        """
+        self.check_k_step(k_step, shallow=source_mel is not None)
+        condition = self.condition(units, f0, volume, speaker, aug_shift).transpose(1, 2)
+        return self.decoder.sample(condition, source_mel, k_step, speedup, method, generator, track)
+
+    def set_precision(self, dtype: torch.dtype) -> Unit2Mel:
+        """Let the denoiser compute in ``dtype``; the conditions and the chain stay in float32."""
+        self.decoder.denoise_fn.to(dtype)
+        return self
+
+
+def build_unit2mel(config: DiffusionConfig) -> Unit2Mel:
+    """The untrained model that diffusion.yaml describes."""
+    sizes = config.model
+    return Unit2Mel(
+        config.data.encoder_out_channels,
+        n_spk=sizes.n_spk,
+        use_pitch_aug=sizes.use_pitch_aug,
+        n_layers=sizes.n_layers,
+        n_chans=sizes.n_chans,
+        n_hidden=sizes.n_hidden,
+        timesteps=sizes.timesteps,
+        k_step_max=sizes.k_step_max,
+    )
+
+
+def load_unit2mel(path: str | Path, config: DiffusionConfig, device: str | torch.device = "cpu") -> Unit2Mel:
+    """A trained model, ready to sample.
+
+    Raises:
+        UserError: the file is missing or broken, or is not of this config.
+    """
+    model = build_unit2mel(config)
+    checkpoint.load_into(model, checkpoint.model_state(checkpoint.load(path), path), path)
+    return model.to(device).eval()
