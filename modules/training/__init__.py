@@ -1,0 +1,1 @@
+"""The loop that train.py and train_diff.py share, in small parts."""

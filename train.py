@@ -1,0 +1,61 @@
+"""Step 4: train a voice on the features that preprocess_hubert_f0.py left beside the wavs.
+
+One process trains on one GPU, or on MPS, or on the CPU. Several GPUs, or several machines that share the folder:
+
+    torchrun --nproc_per_node=4 train.py -c configs/config.json -m 44k
+
+The same command goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from modules.cli import make_parser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of train.py; returns the exit code."""
+    parser = make_parser("Train the generator of a voice; checkpoints go to logs/<model>.")
+    parser.add_argument("-c", "--config", type=Path, default=Path("configs/config.json"), help="config.json")
+    parser.add_argument("-m", "--model", required=True, help="name of the model: its folder in logs/")
+    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; default: the best there is")
+    parser.add_argument("--max_steps", type=positive_int, help="end at this step, counted from the very first")
+    parser.add_argument("--max_minutes", type=positive_float, help="end after so many minutes of this run")
+    parser.add_argument("--num_workers", type=int, help="processes that load clips; default: as many as are useful")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="instead of the config's fp16_run")
+    parser.add_argument("--compile", action="store_true", help="compile the decoder (a slow start, faster steps)")
+    return run(body, parser.parse_args(argv))
+
+
+def body(args: argparse.Namespace) -> int:
+    """Join the other ranks if there are any, and train."""
+    from modules.training.distributed import join_ranks
+    from modules.training.vits import Options, train
+
+    options = Options(args.max_steps, args.max_minutes, args.num_workers, args.precision, args.compile)
+    with join_ranks(args.device) as ranks:
+        return train(args.config, Path("logs") / args.model, options, ranks)
+
+
+def positive_int(text: str) -> int:
+    """An argument that must be a whole number over 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not over 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """An argument that must be a number over 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{value} is not over 0")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
