@@ -91,15 +91,9 @@ WEIGHTS: tuple[Weight, ...] = (
         sha256="0d54a1f4",
         used_for="encoder hubertsoft",
     ),
-    _whisper(
-        "medium", "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1", 1528, "whisper-ppg"
-    ),
-    _whisper(
-        "large-v2", "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524", 3087, "whisper-ppg-large"
-    ),
-    _whisper(
-        "small", "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794", 484, "whisper-ppg-small"
-    ),
+    _whisper("medium", "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1", 1528, "whisper-ppg"),
+    _whisper("large-v2", "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524", 3087, "whisper-ppg-large"),
+    _whisper("small", "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794", 484, "whisper-ppg-small"),
     _whisper(
         "base",
         "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e",
@@ -112,9 +106,7 @@ WEIGHTS: tuple[Weight, ...] = (
             "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
         ),
     ),
-    _whisper(
-        "tiny", "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9", 76, "whisper-ppg-tiny"
-    ),
+    _whisper("tiny", "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9", 76, "whisper-ppg-tiny"),
     _whisper(
         "tiny.en",
         "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03",

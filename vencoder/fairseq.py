@@ -1,20 +1,26 @@
 """Reads fairseq checkpoints without fairseq, and without running anything from them.
 
-Beside tensors they carry objects of fairseq, omegaconf and argparse. Each known class has an inert stand-in here
+Beside tensors they carry objects of fairseq, omegaconf and argparse. Each of these gets an inert stand-in
 that only keeps what the file says of it; any other object is refused by its name.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import pickletools
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from modules import checkpoint
 from modules.errors import UserError
+
+LEGACY_PICKLES = 4  # before the tensors of a file in torch's older format: magic, protocol, system, content
 
 
 class StandIn:
@@ -35,36 +41,49 @@ class StandIn:
         self.state = state
 
 
-FOREIGN_CLASSES = (
+FOREIGN_PACKAGES = ("fairseq", "omegaconf")
+# What else their objects refer to: settings of older files, and the types that omegaconf notes for its nodes.
+FOREIGN_NAMES = (
     "argparse.Namespace",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    "omegaconf.base.Metadata",
-    "omegaconf.base.ContainerMetadata",
-    *(
-        f"omegaconf.nodes.{kind}Node"
-        for kind in ("Any", "String", "Integer", "Float", "Boolean", "Enum", "Bytes", "Path", "Interpolation")
-    ),
-    "fairseq.data.dictionary.Dictionary",
-    "fairseq.tasks.hubert_pretraining.LabelEncoder",
-    "fairseq.tasks.hubert_pretraining.HubertPretrainingConfig",
-    "fairseq.models.hubert.hubert.HubertConfig",
-    "fairseq.dataclass.configs.FairseqConfig",
-    *(
-        f"fairseq.dataclass.constants.{kind}"
-        for kind in ("ChoiceEnum", "StrEnum", "Choices", "DDP_BACKEND_CHOICES", "LOG_FORMAT_CHOICES")
-    ),
-    *(f"fairseq.logging.meters.{kind}Meter" for kind in ("Average", "Time", "Stopwatch")),
-    *(f"fairseq.meters.{kind}Meter" for kind in ("Average", "Time", "Stopwatch")),
-    "enum.Choices",  # what fairseq's ChoiceEnum factory makes belongs to no module of its own
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
-    # what omegaconf's metadata names as the type of a node
+    "_operator.getitem",
     "operator.getitem",
     *(f"typing.{kind}" for kind in ("Any", "List", "Dict", "Tuple", "Optional", "Union")),
     *(f"builtins.{kind}" for kind in ("str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "type")),
 )
-STAND_INS: list[Any] = [(type(name.rpartition(".")[2], (StandIn,), {}), name) for name in FOREIGN_CLASSES]
+
+
+@functools.cache
+def stand_in(name: str) -> tuple[type[StandIn], str]:
+    """The inert class that torch's safe reader shall put where the file says ``name``."""
+    return type(name.rpartition(".")[2], (StandIn,), {}), name
+
+
+def empty_dict(*_factory: Any) -> dict[Any, Any]:
+    """What a defaultdict becomes: a dict, without what the file wants to have called for missing keys."""
+    return {}
+
+
+def stand_ins(path: Path) -> list[Any]:
+    """Stand-ins for what the file may refer to; anything else stays refused."""
+    named = (name for name in global_names(path) if name.partition(".")[0] in FOREIGN_PACKAGES)
+    return [*map(stand_in, (*FOREIGN_NAMES, *named)), (empty_dict, "collections.defaultdict")]
+
+
+def global_names(path: Path) -> set[str]:
+    """Names of the classes and functions that a file's pickles refer to; nothing is loaded or run."""
+    names: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, UnicodeDecodeError, zipfile.BadZipFile), path.open("rb") as file:
+        streams: list[IO[bytes]] = [file] * LEGACY_PICKLES
+        if zipfile.is_zipfile(file):
+            archive = zipfile.ZipFile(file)
+            streams = [archive.open(name) for name in archive.namelist() if name.endswith("/data.pkl")]
+        else:
+            file.seek(0)
+        for stream in streams:
+            names |= {str(arg).replace(" ", ".") for op, arg, _ in pickletools.genops(stream) if op.name == "GLOBAL"}
+    return names
 
 
 @dataclass(frozen=True)
@@ -81,7 +100,7 @@ def read(path: Path) -> FairseqCheckpoint:
     Raises:
         UserError: the file is broken, is not a fairseq checkpoint, or carries an object that is not known.
     """
-    with torch.serialization.safe_globals(STAND_INS):
+    with torch.serialization.safe_globals(stand_ins(path)):
         content = checkpoint.load(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise UserError("the file is not a fairseq checkpoint: it has no model", path, "use the official file")
