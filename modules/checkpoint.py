@@ -84,9 +84,14 @@ def _broken(error: Exception, path: Path) -> UserError:
 
 
 def save(obj: Any, path: str | Path) -> None:
-    """Write ``obj`` with torch.save, atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(obj, temporary)
+    """Write ``obj`` with torch.save, atomically. Raises OSError naming ``path`` where the disk is full."""
+    try:
+        # Given a path, torch.save reports a full disk as a RuntimeError without its cause.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save(obj, file)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -199,10 +204,16 @@ def latest_pair(model_dir: str | Path) -> tuple[int, Path, Path] | None:
 
 
 def clean(model_dir: str | Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` training pairs; 0 keeps all, and G_0 and D_0 always stay."""
+    """Delete all but the newest ``keep`` training pairs; 0 keeps all, and G_0 and D_0 always stay.
+
+    A lone D is left by a run that was killed between its two writes, and goes too. A lone G was put there by
+    somebody, and stays.
+    """
     if keep == 0:
         return
-    for letter in "GD":
-        steps = [step for step in training_checkpoints(model_dir, letter) if step > 0]
-        for step in steps[:-keep]:
-            (Path(model_dir) / f"{letter}_{step}.pth").unlink(missing_ok=True)
+    generators, discriminators = (training_checkpoints(model_dir, letter) for letter in "GD")
+    pairs = sorted(generators.keys() & discriminators.keys() - {0})
+    for step in pairs[:-keep]:
+        generators[step].unlink(missing_ok=True)
+    for step in discriminators.keys() - {0, *pairs[-keep:]}:
+        discriminators[step].unlink(missing_ok=True)

@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``; from pinned memory the copy does not wait."""
-        return self._make(None if x is None else x.to(device, non_blocking=True) for x in self)
+        return Batch._make(None if x is None else x.to(device, non_blocking=True) for x in self)
 
 
 def read_file_list(path: str | Path) -> list[Path]:
