@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,6 +20,31 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         yield from _track_on_terminal(items, description, total)
     else:
         yield from _track_in_log(items, description, total)
+
+
+@contextlib.contextmanager
+def meter(description: str) -> Iterator[Callable[[float], None]]:
+    """Show the progress of work that tells which share of it (0 to 1) is done, with the time left."""
+    if not sys.stderr.isatty():
+        start = last = time.monotonic()
+
+        def write_line(share: float) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= PLAIN_INTERVAL and share > 0:
+                last = now
+                left = format_seconds((now - start) * (1 / share - 1))
+                print(f"{description}: {100 * share:.0f} %, about {left} left", file=sys.stderr, flush=True)
+
+        yield write_line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=1.0)
+        yield lambda share: progress.update(task, completed=share)
 
 
 def _track_on_terminal(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from modules.errors import UserError
-from modules.inference.options import DEFAULT_INDEX, DEFAULT_KMEANS, InferenceOptions, ModelOptions
+from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.speaker_mix import SpeakerMix
 
 Speaker = int | SpeakerMix
@@ -66,24 +66,7 @@ class RetrievalBlender:
 def load_blender(options: ModelOptions, speakers: Mapping[str, int]) -> UnitsBlender:
     """The k-means centres or the feature index that the options name."""
     if options.feature_retrieval:
-        return RetrievalBlender(options.cluster_model_path or DEFAULT_INDEX, speakers)
+        return RetrievalBlender(options.cluster_path(), speakers)
     from cluster import kmeans
 
-    return kmeans.load(options.cluster_model_path or DEFAULT_KMEANS)
-
-
-def refuse_missing_engines(options: ModelOptions, inference: InferenceOptions) -> None:
-    """Say which flags ask for what this version cannot do yet.
-
-    Raises:
-        UserError: shallow diffusion, only diffusion, second encoding or the enhancer is asked for.
-    """
-    asked = {
-        "--only_diffusion": options.only_diffusion,
-        "--shallow_diffusion": options.shallow_diffusion,
-        "--second_encoding": inference.second_encoding,
-        "--enhance": options.enhance and not options.shallow_diffusion,
-    }
-    flags = [flag for flag, wanted in asked.items() if wanted]
-    if flags:
-        raise UserError("this version has no diffusion and no enhancer yet", ", ".join(flags), "leave the flag out")
+    return kmeans.load(options.cluster_path())

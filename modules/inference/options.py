@@ -86,6 +86,10 @@ class ModelOptions:
     )
     enhance: bool = _setting(False, "-eh", "--enhance", help="run the NSF-HiFiGAN enhancer over the result")
 
+    def cluster_path(self) -> Path:
+        """The k-means centres or the retrieval index: the one given, or the default one."""
+        return self.cluster_model_path or (DEFAULT_INDEX if self.feature_retrieval else DEFAULT_KMEANS)
+
 
 @dataclass(frozen=True)
 class InferenceOptions:
@@ -163,6 +167,23 @@ class InferenceOptions:
                 "--clip, --linear_gradient",
                 "make the clips longer or the overlap shorter",
             )
+
+
+def refuse_missing_engines(options: ModelOptions, inference: InferenceOptions) -> None:
+    """Say which flags ask for what this version cannot do yet.
+
+    Raises:
+        UserError: shallow diffusion, only diffusion, second encoding or the enhancer is asked for.
+    """
+    asked = {
+        "--only_diffusion": options.only_diffusion,
+        "--shallow_diffusion": options.shallow_diffusion,
+        "--second_encoding": inference.second_encoding,
+        "--enhance": options.enhance and not options.shallow_diffusion,
+    }
+    flags = [flag for flag, wanted in asked.items() if wanted]
+    if flags:
+        raise UserError("this version has no diffusion and no enhancer yet", ", ".join(flags), "leave the flag out")
 
 
 def settings(kind: type[Any]) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:

@@ -26,7 +26,7 @@ from modules.inference.engines import Speaker
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.pitch import PitchFinder, RangeCheck
 from modules.inference.speaker_mix import SpeakerMix
-from modules.inference.voice import Voice, WindowInput, load_voice, speaker_id
+from modules.inference.voice import WindowInput, load_voice, speaker_id
 from modules.inference.windows import Layout, Piece, Window
 
 Emit = Callable[[np.ndarray], None]
@@ -46,6 +46,12 @@ class Renderer(Protocol):
 
     @property
     def hop_length(self) -> int: ...
+
+    @property
+    def speakers(self) -> dict[str, int]: ...
+
+    @property
+    def n_speakers(self) -> int: ...
 
     def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray: ...
 
@@ -98,8 +104,12 @@ class Svc:
     @property
     def speakers(self) -> dict[str, int]:
         """Name -> id of the loaded model."""
-        voice = self._voice()
-        return dict(voice.config.spk) if isinstance(voice, Voice) else {}
+        return self._voice().speakers
+
+    @property
+    def n_speakers(self) -> int:
+        """Rows of the speaker embedding; not all of them need a name."""
+        return self._voice().n_speakers
 
     @property
     def sample_rate(self) -> int:
@@ -116,10 +126,9 @@ class Svc:
 
     def resolve_speaker(self, speaker: str | int | SpeakerMix) -> Speaker:
         """The id of a speaker, by name or number; a mix stays what it is. Raises UserError for an unknown one."""
-        voice = self._voice()
-        if isinstance(speaker, SpeakerMix) or not isinstance(voice, Voice):
-            return speaker if not isinstance(speaker, str) else 0
-        return speaker_id(speaker, voice.config.spk, voice.n_speakers)
+        if isinstance(speaker, SpeakerMix):
+            return speaker
+        return speaker_id(speaker, self.speakers, self.n_speakers)
 
     def convert_file(
         self,

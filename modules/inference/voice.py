@@ -19,8 +19,8 @@ from modules.config import Config, load_config, parse_config
 from modules.data.units import stretch_units
 from modules.devices import pick_device
 from modules.errors import UserError
-from modules.inference.engines import Refiner, UnitsBlender, load_blender, refuse_missing_engines
-from modules.inference.options import InferenceOptions, ModelOptions
+from modules.inference.engines import Refiner, UnitsBlender, load_blender
+from modules.inference.options import InferenceOptions, ModelOptions, refuse_missing_engines
 from vencoder import SpeechEncoder, get_encoder
 
 ENCODER_RATE = 16000  # Hz
@@ -72,6 +72,11 @@ class Voice:
     def hop_length(self) -> int:
         """Samples a frame."""
         return self.config.data.hop_length
+
+    @property
+    def speakers(self) -> dict[str, int]:
+        """Name -> id."""
+        return dict(self.config.spk)
 
     @property
     def n_speakers(self) -> int:
