@@ -1,0 +1,185 @@
+"""Many files through worker processes: one bad file does not stop the others, a full disk stops them all."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from modules.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+ItemIn = TypeVar("ItemIn", contravariant=True)
+ResultOut = TypeVar("ResultOut", covariant=True)
+
+# Every further file would fail in the same way.
+_FATAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_TEMPORARY = re.compile(r"\.(?P<target>.+)\.[a-z0-9_]{8}(\.\w+)?")  # what modules.files leaves when it is killed
+
+
+class Setup(Protocol[ItemIn, ResultOut]):
+    """Makes the function that a worker applies to every item; models are loaded here, once a worker.
+
+    It is pickled to the workers. ``worker`` counts them from 0.
+    """
+
+    def __call__(self, worker: int) -> Callable[[ItemIn], ResultOut]: ...
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item could not be done."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Fatal:
+    """An error after which the other items need not be tried."""
+
+    error: BaseException
+
+
+def process_count(wanted: int, items: int) -> int:
+    """How many worker processes to use: ``wanted`` (0 = one a core), never more than items, at least 1."""
+    return max(1, min(wanted or os.cpu_count() or 1, items))
+
+
+def run_all(
+    setup: Setup[Item, Result], items: Sequence[Item], processes: int, debug: bool = False
+) -> Iterator[tuple[Item, Result | Failure]]:
+    """Apply a function to every item and yield each with its result or failure, in the order they end.
+
+    With one process all of it happens in this one. Ctrl-C and errors that concern all items end the workers.
+
+    Args:
+        processes: worker processes; see process_count.
+        debug: print the traceback of each failure.
+
+    Raises:
+        UserError: the setup cannot be made (missing weights), or a worker died.
+        OSError: the disk is full or cannot be written.
+    """
+    if processes <= 1:
+        worker = _Worker(setup, 0, debug)
+        for item in items:
+            yield item, _settled(worker(item))
+        return
+    yield from _run_in_pool(setup, items, processes, debug)
+
+
+def _settled(outcome: Result | Failure | _Fatal) -> Result | Failure:
+    if isinstance(outcome, _Fatal):
+        raise outcome.error
+    return outcome
+
+
+def _run_in_pool(
+    setup: Setup[Item, Result], items: Sequence[Item], processes: int, debug: bool
+) -> Iterator[tuple[Item, Result | Failure]]:
+    # spawn: CUDA and the threads of numerical libraries do not survive a fork
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (setup, context.Value("i", 0), debug))
+    finished = False
+    try:
+        futures = {pool.submit(_work, item): item for item in items}
+        for future in as_completed(futures):
+            yield futures[future], _settled(future.result())
+        finished = True
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process died; most often there was not enough memory",
+            "--num_processes",
+            "start the same command again with fewer processes; what is done stays done",
+        ) from None
+    finally:
+        pool.shutdown(wait=finished, cancel_futures=True)
+        if not finished:
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+
+
+class _Worker(Generic[Item, Result]):
+    """The function of one worker, made at the first item so that its errors reach the parent as a result."""
+
+    def __init__(self, setup: Setup[Item, Result], number: int, debug: bool) -> None:
+        self.setup = setup
+        self.number = number
+        self.debug = debug
+        self.function: Callable[[Item], Result] | None = None
+
+    def __call__(self, item: Item) -> Result | Failure | _Fatal:
+        if self.function is None:
+            try:
+                self.function = self.setup(self.number)
+            except (UserError, OSError) as error:
+                return _Fatal(error)
+        try:
+            return self.function(item)
+        except UserError as error:
+            return self._failure("; ".join(part for part in (error.what, error.fix) if part))
+        except OSError as error:
+            if error.errno in _FATAL_ERRNOS:
+                return _Fatal(error)
+            return self._failure(str(error))
+        except Exception as error:  # a batch goes on past whatever is wrong with one file
+            return self._failure(f"{type(error).__name__}: {error}")
+
+    def _failure(self, reason: str) -> Failure:
+        if self.debug:
+            traceback.print_exc()
+        return Failure(reason)
+
+
+_worker: _Worker[Any, Any] | None = None
+
+
+def _start_worker(setup: Setup[Any, Any], counter: Any, debug: bool) -> None:
+    global _worker
+    with counter.get_lock():
+        number = counter.value
+        counter.value += 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written temporary files are removed
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = _Worker(setup, number, debug)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(item: Any) -> Any:
+    assert _worker is not None
+    return _worker(item)
+
+
+def remove_leftovers(folders: Iterable[Path], targets: Callable[[str], bool]) -> None:
+    """Delete temporary files that a killed run left in ``folders``.
+
+    Args:
+        targets: whether a file name is one that this run alone writes.
+    """
+    for folder in folders:
+        if folder.is_dir():
+            for path in folder.iterdir():
+                match = _TEMPORARY.fullmatch(path.name)
+                if match and targets(match.group("target")):
+                    path.unlink(missing_ok=True)

@@ -1,0 +1,196 @@
+"""The work behind resample.py: recordings of any format into trimmed, level, mono int16 clips."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from modules.audio.clips import split_into_clips, trim_silence
+from modules.audio.io import AUDIO_EXTENSIONS, load_audio, save_audio
+from modules.audio.loudness import is_silent, limit, normalize_loudness, normalize_peak, peak, to_int16
+from modules.audio.resample import resample
+from modules.files import write_text
+
+Loudnorm = Literal["peak", "lufs", "none"]
+
+SILENCE = 10 ** (-80 / 20)  # dither of 16-bit files peaks at -90 dBFS; no recording of a voice stays below -80
+NOTES_FOLDER = ".sources"  # beside the clips: what each of them was made from
+_NOTE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ResampleOptions:
+    """What is done to each recording."""
+
+    sample_rate: int = 44100  # Hz
+    loudnorm: Loudnorm = "peak"
+    lufs_target: float = -18.0
+    slice: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording and where its clips go."""
+
+    path: Path
+    folder: Path  # of the speaker, in the output
+    stem: str  # of the clips' names
+
+    @property
+    def note(self) -> Path:
+        """The file that says what the clips were made from."""
+        return self.folder / NOTES_FOLDER / f"{self.path.name}.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a recording."""
+
+    clips: int
+    skipped: str = ""  # why there are no clips
+    unchanged: bool = False  # an earlier run had done it
+
+
+@dataclass(frozen=True)
+class ResampleJob:
+    """Makes the function that a worker process applies to every recording."""
+
+    options: ResampleOptions
+
+    def __call__(self, worker: int) -> Callable[[Source], Outcome]:
+        return lambda source: convert(source, self.options)
+
+
+def find_sources(in_dir: Path, out_dir: Path) -> tuple[list[Source], list[tuple[Path, str]]]:
+    """The recordings in the speakers' folders, sorted, and what lies there besides, with the reason it is left out.
+
+    Hidden files and folders are passed over without a word.
+    """
+    sources: list[Source] = []
+    left_out: list[tuple[Path, str]] = []
+    for folder in _visible(in_dir):
+        if folder.is_dir():
+            taken: set[str] = set()
+            for path in _visible(folder):
+                if path.is_dir():
+                    left_out.append((path, "a folder inside a speaker's folder; move its files up"))
+                elif path.suffix.lower() not in AUDIO_EXTENSIONS:
+                    left_out.append((path, "not an audio file"))
+                else:
+                    sources.append(Source(path, out_dir / folder.name, _free_stem(path, taken)))
+        elif folder.suffix.lower() in AUDIO_EXTENSIONS:
+            left_out.append((folder, "not in a speaker's folder; put it into one named for the singer"))
+    return sources, left_out
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _free_stem(path: Path, taken: set[str]) -> str:
+    """The stem of ``path``, told apart from files that differ in suffix or case only (a.wav, a.flac, A.WAV)."""
+    stem, number = path.stem, 1
+    if stem.casefold() in taken:
+        stem = f"{path.stem}_{path.suffix[1:].lower()}"
+    while stem.casefold() in taken:
+        number += 1
+        stem = f"{path.stem}_{path.suffix[1:].lower()}{number}"
+    taken.add(stem.casefold())
+    return stem
+
+
+def is_written_for(sources: Iterable[Source]) -> Callable[[str], bool]:
+    """Whether a file name is that of a clip or note of one of ``sources``."""
+    stems = {source.stem for source in sources}
+    notes = {source.note.name for source in sources}
+
+    def is_written(name: str) -> bool:
+        stem = name.removesuffix(".wav")
+        return stem in stems or stem.rpartition("_")[0] in stems or name in notes
+
+    return is_written
+
+
+def orphans(sources: Sequence[Source]) -> list[str]:
+    """speaker/recording of every recording that clips were made from and that is gone."""
+    known = {source.note for source in sources}
+    folders = sorted({source.note.parent for source in sources})
+    notes = [note for folder in folders if folder.is_dir() for note in sorted(folder.glob("[!.]*.json"))]
+    return [f"{note.parent.parent.name}/{note.stem}" for note in notes if note not in known]
+
+
+def convert(source: Source, options: ResampleOptions) -> Outcome:
+    """Make the clips of one recording, unless an earlier run made them from the same content and options.
+
+    Raises:
+        UserError: the recording cannot be read.
+        OSError: the clips cannot be written.
+    """
+    made_from = {"version": _NOTE_VERSION, "sha256": _digest(source.path), "options": asdict(options)}
+    note = _read_note(source.note)
+    if note is not None and note["made_from"] == made_from and _are_there(source, note["clips"]):
+        return Outcome(len(note["clips"]), note["skipped"], unchanged=True)
+    source.note.unlink(missing_ok=True)  # from here on the old clips and the note need not belong together
+    clips = process(*load_audio(source.path), options)
+    skipped = "" if clips else "silent"
+    sizes = {}
+    for index, clip in enumerate(clips):
+        name = f"{source.stem}_{index:03d}.wav" if options.slice else f"{source.stem}.wav"
+        save_audio(source.folder / name, clip, options.sample_rate, "PCM_16")
+        sizes[name] = (source.folder / name).stat().st_size
+    for name in (note or {"clips": {}})["clips"]:
+        if name not in sizes:
+            (source.folder / name).unlink(missing_ok=True)
+    write_text(source.note, json.dumps({"made_from": made_from, "clips": sizes, "skipped": skipped}, indent=1))
+    return Outcome(len(clips), skipped)
+
+
+def process(audio: np.ndarray, rate: int, options: ResampleOptions) -> list[np.ndarray]:
+    """The clips of a recording.
+
+    Trims silence at both ends, scales to 0.98 of full scale where the peak is over 1, resamples, sets the level
+    of the whole recording (clips keep their loudness relative to each other), and slices.
+
+    Args:
+        audio: float32 [T] at ``rate`` Hz.
+
+    Returns:
+        int16 arrays at ``options.sample_rate``; none for a silent recording.
+    """
+    if is_silent(audio, SILENCE):
+        return []
+    audio = trim_silence(audio)
+    if peak(audio) > 1:
+        audio = normalize_peak(audio, 0.98)
+    audio = resample(audio, rate, options.sample_rate)
+    if options.loudnorm == "peak":
+        audio = normalize_peak(audio)
+    elif options.loudnorm == "lufs":
+        audio = normalize_loudness(audio, options.sample_rate, options.lufs_target)
+    audio = limit(audio, options.sample_rate)  # resampling can overshoot full scale
+    clips = split_into_clips(audio, options.sample_rate) if options.slice else [audio]
+    return [to_int16(clip) for clip in clips]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_note(path: Path) -> dict | None:
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        return note if {"made_from", "clips", "skipped"} <= note.keys() else None
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+
+
+def _are_there(source: Source, clips: dict[str, int]) -> bool:
+    paths = [(source.folder / name, size) for name, size in clips.items()]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
