@@ -38,9 +38,7 @@ class SineSource(nn.Module):
         b, t = f0.shape
         start = noise.uniform((b, HARMONICS))
         start[:, 0] = 0
-        overtones = torch.arange(1, HARMONICS + 1, device=f0.device)
-        step = torch.remainder(f0[:, :, None] * overtones / self.sampling_rate, 1)  # cycles a sample
-        phase = self._frame_phase(step, start)
+        step, phase = self.cycles(f0, start)
         # Within a frame the phase is a straight line, so only whole frames have to be summed up in float64.
         sample = torch.arange(1, self.hop_length + 1, device=f0.device)[:, None]
         waves = torch.addcmul(phase[:, :, None], step[:, :, None], sample.to(step.dtype))  # [B, T, hop, 9]
@@ -51,6 +49,15 @@ class SineSource(nn.Module):
         normal = noise.normal((b, t * self.hop_length, HARMONICS), time=1)
         waves += normal.view_as(waves).mul_(level)
         return waves.view(b, t * self.hop_length, HARMONICS)
+
+    def cycles(self, f0: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Cycles a sample and the phase before the first sample of each frame, both [B, T, 9]; start is [B, 9]."""
+        step = self._cycles_a_sample(f0)
+        return step, self._frame_phase(step, start)
+
+    def _cycles_a_sample(self, f0: Tensor) -> Tensor:
+        overtones = torch.arange(1, HARMONICS + 1, device=f0.device)
+        return torch.remainder(f0[:, :, None] * overtones / self.sampling_rate, 1)
 
     def _frame_phase(self, step: Tensor, start: Tensor) -> Tensor:
         """Phase before the first sample of each frame, in cycles, [B, T, 9]."""

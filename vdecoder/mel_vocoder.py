@@ -1,0 +1,251 @@
+"""The stand-alone NSF-HiFiGAN: audio to the mel it was trained on, and that mel with f0 back to audio.
+
+Files are those of openvpi's releases: a checkpoint named ``model`` with a config.json beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules import checkpoint
+from modules.audio.spectrogram import mel_basis
+from modules.errors import UserError
+from modules.nn.noise import Noise
+from modules.nn.weight_norm import fold_weight_norm
+from vdecoder.nsf_hifigan import NSFHiFiGAN
+from vdecoder.source import SineSource
+
+# What a vocoder type multiplies the natural-log mel with: DDSP-SVC's log10 models hold decades.
+MEL_SCALES = {"nsf-hifigan": 1.0, "nsf-hifigan-log10": 1 / math.log(10)}
+RESAMPLING_WIDTH = 128  # zero crossings of torchaudio's filter; the default of 6 dulls the top octave
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """The values of a vocoder's config.json that are used; the released files hold training ones besides.
+
+    Attributes:
+        n_fft, win_size, hop_size: samples.
+        sampling_rate, fmin, fmax: Hz.
+    """
+
+    resblock: str
+    upsample_rates: tuple[int, ...]
+    upsample_kernel_sizes: tuple[int, ...]
+    upsample_initial_channel: int
+    resblock_kernel_sizes: tuple[int, ...]
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...]
+    num_mels: int
+    n_fft: int
+    hop_size: int
+    win_size: int
+    sampling_rate: int
+    fmin: float
+    fmax: float
+
+    @classmethod
+    def load(cls, model_path: str | Path) -> VocoderConfig:
+        """The config.json in the folder of a vocoder checkpoint.
+
+        Raises:
+            UserError: there is none, or it lacks a value.
+        """
+        path = Path(model_path).parent / "config.json"
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
+        except FileNotFoundError:
+            fix = "put the vocoder's two files, model and config.json, into that folder"
+            raise UserError("there is no vocoder config", path, fix) from None
+        except ValueError as error:
+            raise UserError(f"not valid JSON: {error}", path, "get the vocoder again") from None
+
+    @classmethod
+    def from_dict(cls, values: Any, source: object = "config.json") -> VocoderConfig:
+        """Keep the known values. Raises UserError naming those that are missing or do not fit together."""
+        names = [field.name for field in fields(cls)]
+        missing = [name for name in names if not isinstance(values, dict) or name not in values]
+        if missing:
+            raise UserError(f"the vocoder config lacks {', '.join(missing)}", source, "get the vocoder again")
+        config = cls(**{name: _frozen(values[name]) for name in names})
+        if math.prod(config.upsample_rates) != config.hop_size:
+            what = f"upsample_rates {list(config.upsample_rates)} do not multiply to hop_size {config.hop_size}"
+            raise UserError(what, source, "get the vocoder again")
+        return config
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+class MelExtractor:
+    """Audio to the log mel that a vocoder was trained on.
+
+    Args:
+        config: the vocoder's.
+        kind: a key of MEL_SCALES.
+    """
+
+    def __init__(self, config: VocoderConfig, kind: str = "nsf-hifigan") -> None:
+        self.config = config
+        self.scale = MEL_SCALES[kind]
+
+    @classmethod
+    def load(cls, model_path: str | Path, kind: str = "nsf-hifigan") -> MelExtractor:
+        """For the vocoder at ``model_path``, of which only the config.json is read."""
+        return cls(VocoderConfig.load(model_path), kind)
+
+    def __call__(self, audio: Tensor, key_shift: float = 0.0, speed: float = 1.0) -> Tensor:
+        """Log mel.
+
+        Args:
+            audio: [B, N] at the vocoder's sampling rate, in [-1, 1].
+            key_shift: semitones by which the mel sounds higher than the audio.
+            speed: frames lie this many times farther apart.
+
+        Returns:
+            [B, T, num_mels], T about N / (hop_size * speed).
+        """
+        config = self.config
+        factor = 2 ** (key_shift / 12)
+        # A longer window at the same bins reads every partial at a higher bin: a shift in key.
+        n_fft, win = round(config.n_fft * factor), round(config.win_size * factor)
+        hop = round(config.hop_size * speed)
+        audio = _pad_for_frames(audio.float(), win, hop)
+        window = _window(win, audio.device)
+        spectrum = torch.stft(audio, n_fft, hop, win, window, center=False, return_complex=True)
+        magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
+        bins = config.n_fft // 2 + 1
+        if key_shift != 0:
+            kept = magnitude[:, :bins] * (config.win_size / win)
+            magnitude = F.pad(kept, (0, 0, 0, bins - kept.shape[1]))
+        basis = mel_basis(config.n_fft, config.num_mels, config.sampling_rate, config.fmin, config.fmax, audio.device)
+        mel = torch.log(torch.clamp(basis @ magnitude, min=1e-5)) * self.scale
+        return mel.transpose(1, 2)
+
+
+def _pad_for_frames(audio: Tensor, win: int, hop: int) -> Tensor:
+    """Pad [B, N] so that frame i is centred on hop i; too short for a reflection means silence around."""
+    left = (win - hop) // 2
+    right = max((win - hop + 1) // 2, win - audio.shape[-1] - left)
+    mode = "reflect" if right < audio.shape[-1] else "constant"
+    return F.pad(audio.unsqueeze(1), (left, right), mode=mode).squeeze(1)
+
+
+@functools.lru_cache(maxsize=64)
+def _window(length: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a tensor made inside inference_mode could not be used in training later
+        return torch.hann_window(length, device=device)
+
+
+class FrameSource(SineSource):
+    """The vocoder's excitation, as its weights were trained with it.
+
+    Start phases are added to every sample's step in the first frame, so overtones begin there at random
+    frequencies and keep what phase they end with.
+    """
+
+    def cycles(self, f0: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        step = self._cycles_a_sample(f0)
+        step[:, 0] = torch.remainder(step[:, 0] + start, 1)
+        return step, self._frame_phase(step, torch.zeros_like(start))
+
+
+class MelGenerator(NSFHiFiGAN):
+    """Mel [B, num_mels, T] and f0 to audio: the synthesiser's decoder without speakers, with another excitation.
+
+    The published vocoder rounds paddings down and the synthesiser up. That differs at odd rates alone, where
+    rounding down gives stages of unequal lengths; so here they are rounded up too.
+    """
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__(
+            config.num_mels,
+            config.resblock,
+            config.resblock_kernel_sizes,
+            config.resblock_dilation_sizes,
+            config.upsample_rates,
+            config.upsample_initial_channel,
+            config.upsample_kernel_sizes,
+            None,
+            config.sampling_rate,
+        )
+
+    def make_source(self, sampling_rate: int) -> SineSource:
+        return FrameSource(sampling_rate, self.hop_length)
+
+
+class MelVocoder:
+    """A loaded vocoder: ``extract`` and ``synthesise``.
+
+    Args:
+        config: the vocoder's.
+        generator: with its weights.
+        kind: a key of MEL_SCALES.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        config: VocoderConfig,
+        generator: MelGenerator,
+        kind: str = "nsf-hifigan",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.generator = generator.to(self.device).eval()
+        fold_weight_norm(self.generator)
+        self.to_mel = MelExtractor(config, kind)
+
+    @classmethod
+    def load(cls, path: str | Path, kind: str = "nsf-hifigan", device: str | torch.device = "cpu") -> MelVocoder:
+        """Read the checkpoint and the config.json beside it.
+
+        Raises:
+            UserError: a file is missing or broken, or the weights are not of this config.
+        """
+        config = VocoderConfig.load(path)
+        state = checkpoint.load(path)
+        if not isinstance(state, dict) or not isinstance(state.get("generator"), dict):
+            raise UserError("the file holds no vocoder (no 'generator')", path, "get the vocoder again")
+        generator = MelGenerator(config)
+        checkpoint.load_into(generator, state["generator"], path)
+        return cls(config, generator, kind, device)
+
+    @torch.inference_mode()
+    def extract(self, audio: Tensor, sample_rate: int, key_shift: float = 0.0) -> Tensor:
+        """Log mel [B, T, num_mels] of audio [B, N] at any rate."""
+        audio = resample(audio.to(self.device), sample_rate, self.config.sampling_rate)
+        return self.to_mel(audio, key_shift)
+
+    @torch.inference_mode()
+    def synthesise(self, mel: Tensor, f0: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Audio [B, 1, T * hop_size].
+
+        Args:
+            mel: log mel [B, T, num_mels].
+            f0: Hz, [B, T] or longer; 0 where unvoiced.
+            generator: where the source's noise comes from; the global generator otherwise.
+        """
+        natural = mel.to(self.device).transpose(1, 2) / self.to_mel.scale
+        f0 = f0[:, : mel.shape[1]].to(self.device)
+        noise = Noise(generator.device if generator else self.device, generator)
+        return self.generator(natural, f0, None, noise)
+
+
+def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Audio [B, N] at another rate, [B, ceil(N * to_rate / from_rate)]; with a filter that keeps the top octave."""
+    if from_rate == to_rate:
+        return audio
+    from torchaudio.functional import resample as torchaudio_resample
+
+    return torchaudio_resample(audio, from_rate, to_rate, lowpass_filter_width=RESAMPLING_WIDTH)
