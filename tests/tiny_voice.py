@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,15 @@ def tiny_config(train: Mapping[str, Any] | None = None, model: Mapping[str, Any]
 def write_clip(wav: Path, seconds: float, seed: int) -> None:
     """A wav of int16 and its features; the units are a pooled mel, so that there is something to learn."""
     wav.parent.mkdir(parents=True, exist_ok=True)
-    base = 160 + 25 * seed
-    audio = signals.voice_like(SAMPLE_RATE, seconds, [base, base * 1.2, base * 1.1, -1, base * 0.9, base], seed=seed)
+    audio = _sing(seconds, seed)
     soundfile.write(wav, audio, SAMPLE_RATE, subtype="PCM_16")
     write_features(wav, audio)
+
+
+@functools.lru_cache
+def _sing(seconds: float, seed: int) -> np.ndarray:
+    base = 160 + 25 * seed
+    return signals.voice_like(SAMPLE_RATE, seconds, [base, base * 1.2, base * 1.1, -1, base * 0.9, base], seed=seed)
 
 
 def write_features(wav: Path, audio: np.ndarray) -> None:
