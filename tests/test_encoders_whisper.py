@@ -91,7 +91,7 @@ def official(case, tmp_path_factory) -> Path:
 def test_units_and_log_mel_match_the_original(case, official):
     meta, arrays, _ = case
     wav = torch.from_numpy(golden.inputs(meta, arrays)["wav"])
-    encoder = WhisperEncoder.from_file(official, precision="fp32")
+    encoder = WhisperEncoder.from_file(official, precision="fp32", padded=True)
     golden.compare(meta, arrays, "units", encoder.encode(wav).numpy())
     mel = log_mel(wav, 80, 3000)
     assert list(mel.shape) == meta["log_mel_shape"]

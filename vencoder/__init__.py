@@ -49,8 +49,9 @@ ENCODERS: dict[str, EncoderSpec] = {
         EncoderSpec("vec768l12", 768, "contentvec", _HUBERT, {"layer": 12}),
         EncoderSpec("vec256l9", 256, "contentvec", _HUBERT, {"layer": 9, "project": True}),
         EncoderSpec("hubertsoft", 256, "hubertsoft", "vencoder.hubert_soft:HubertSoftEncoder"),
-        EncoderSpec("whisper-ppg", 1024, "whisper-medium", _WHISPER),
-        EncoderSpec("whisper-ppg-large", 1280, "whisper-large-v2", _WHISPER),
+        # the two of 4.1 keep its 30 s passes, for the models that were trained on them
+        EncoderSpec("whisper-ppg", 1024, "whisper-medium", _WHISPER, {"padded": True}),
+        EncoderSpec("whisper-ppg-large", 1280, "whisper-large-v2", _WHISPER, {"padded": True}),
         EncoderSpec("whisper-ppg-small", 768, "whisper-small", _WHISPER),
         EncoderSpec("whisper-ppg-base", 512, "whisper-base", _WHISPER),
         EncoderSpec("whisper-ppg-tiny", 384, "whisper-tiny", _WHISPER),

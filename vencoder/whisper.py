@@ -26,6 +26,7 @@ from vencoder.layers import Attention, Block, Norm
 N_FFT, MEL_HOP = 400, 160  # 25 ms windows every 10 ms
 MEL_PER_FRAME = HOP_LENGTH // MEL_HOP
 POSITIONS = 1500  # frames of the 30 s that Whisper was trained on
+SILENCE = 25  # frames after a clip that is not padded to 30 s
 
 
 @dataclass(frozen=True)
@@ -98,29 +99,45 @@ def log_mel(audio: Tensor, n_mels: int, frames: int) -> Tensor:
 class WhisperEncoder(SpeechEncoder):
     """Units of Whisper's encoder.
 
-    Every window is followed by silence up to 30 s, as in training and as the models that exist expect.
+    Padded, a short clip is followed by silence up to 30 s, as so-vits-svc 4.1 does it and as models trained on its
+    units expect. Otherwise half a second of silence follows and the positions are cut to the clip, which costs a
+    clip of 5 s a sixth of the time; the units differ, see docs/encoders.md, and models have to be trained on them.
+
+    Args:
+        padded: whether every pass sees 30 s.
     """
 
-    def __init__(self, model: WhisperModel, device: str = "cpu", precision: Precision = "auto") -> None:
+    model: WhisperModel
+
+    def __init__(
+        self, model: WhisperModel, device: str = "cpu", precision: Precision = "auto", padded: bool = False
+    ) -> None:
         super().__init__(model, device, precision)
         self.width = model.conv1.out_channels
         self.n_mels = model.conv1.in_channels
+        self.padded = padded
+        self.silence = POSITIONS if padded else SILENCE
 
     @classmethod
-    def from_file(cls, path: Path, device: str = "cpu", precision: Precision = "auto") -> WhisperEncoder:
-        """Load an OpenAI .pt or a CTranslate2 .bin."""
-        return cls(load_model(path), device, precision)
-
-    def prepare(self, audio: Tensor) -> Tensor:
-        frames = max(POSITIONS, self.frames(audio.shape[0]))
-        return log_mel(audio, self.n_mels, frames * MEL_PER_FRAME)
+    def from_file(
+        cls, path: Path, device: str = "cpu", precision: Precision = "auto", padded: bool = False
+    ) -> WhisperEncoder:
+        """Load an OpenAI .pt, a .safetensors of it or a CTranslate2 .bin."""
+        return cls(load_model(path), device, precision, padded)
 
     def plan(self, frames: int) -> list[tuple[int, int]]:
-        return plan_windows(frames, POSITIONS, self.overlap, shrink=False)
+        if self.padded:  # every pass costs 30 s, so every window may as well hear them
+            return plan_windows(frames, POSITIONS, self.overlap, shrink=False)
+        return plan_windows(frames, POSITIONS - SILENCE, self.overlap)
+
+    def prepare(self, audio: Tensor) -> Tensor:
+        return log_mel(audio, self.n_mels, (self.frames(audio.shape[0]) + self.silence) * MEL_PER_FRAME)
 
     def encode_windows(self, windows: Sequence[Window]) -> Tensor:
-        mels = [window.clip[:, window.start * MEL_PER_FRAME :][:, : POSITIONS * MEL_PER_FRAME] for window in windows]
-        return self.model(torch.stack(mels))[:, : windows[0].stop - windows[0].start]
+        frames = windows[0].stop - windows[0].start
+        seen = min(frames + self.silence, POSITIONS)
+        mels = [mel[:, start * MEL_PER_FRAME : (start + seen) * MEL_PER_FRAME] for mel, start, _ in windows]
+        return self.model(torch.stack(mels))[:, :frames]
 
 
 def load_model(path: Path) -> WhisperModel:
