@@ -35,7 +35,9 @@ class CrepePredictor(F0Predictor):
 
     def __init__(self, settings: F0Settings) -> None:
         super().__init__(settings)
-        self.model = torchcrepe.Crepe("full")
+        with torch.device("meta"):  # no random initialisation: it takes time and moves the global generator
+            self.model = torchcrepe.Crepe("full")
+        self.model.to_empty(device="cpu")
         weights = resources.files(torchcrepe) / "assets" / "full.pth"
         with resources.as_file(weights) as path:
             checkpoint.load_into(self.model, checkpoint.load(path), path)

@@ -2,11 +2,16 @@
 
 Weights are pretrain/fcpe.pt; without that file, those that come with the torchfcpe package, a newer model of
 the same family without attention. Both are read into the one network here.
+
+The first layers hold a group norm over the whole audio: long audio gets its statistics from a first pass over
+the windows, so that the model without attention gives in windows what it gives in one pass. The attention of
+fcpe.pt, linear and over all frames, sees one window (32 s) at a time.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,16 @@ from torch import Tensor, nn
 from modules import checkpoint
 from modules.errors import UserError
 from modules.f0.base import F0Settings
-from modules.f0.neural import MEL_FLOOR, N_MELS, SaliencePredictor, Window, local_average_f0, mel_filters
+from modules.f0.neural import (
+    HOP_LENGTH,
+    MEL_FLOOR,
+    N_FFT,
+    N_MELS,
+    SaliencePredictor,
+    Window,
+    local_average_f0,
+    mel_filters,
+)
 
 HEAD_WIDTH = 64
 KERNEL_SIZE = 31
@@ -30,7 +44,7 @@ BUNDLED_THRESHOLD = 0.006  # what torchfcpe recommends for its weights
 class FcpePredictor(SaliencePredictor):
     """FCPE on the given device."""
 
-    pad = (432, 432)  # (N_FFT - HOP_LENGTH) / 2 on both sides
+    pad = (N_FFT - HOP_LENGTH) // 2
 
     def __init__(self, settings: F0Settings) -> None:
         super().__init__(settings)
@@ -42,16 +56,61 @@ class FcpePredictor(SaliencePredictor):
 
     def _mel(self, padded: Tensor, window: Window, total: int) -> Tensor:
         # There is one frame more than the audio gives; the original repeats the last one.
-        spectrum = self._magnitudes(padded, window.first, min(window.last, total - 1))
+        spectrum = self._spectrum(padded, window.first, min(window.last, total - 1))
         magnitude = torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
         mel = (self.filters @ magnitude).clamp(min=MEL_FLOOR).log()
         return torch.cat([mel, mel[:, -1:]], dim=1) if window.last == total else mel
 
-    def _salience(self, mel: Tensor) -> Tensor:
-        return self.network(mel.T[None])[0]
+    def _survey(self, padded: Tensor, spans: list[Window], total: int) -> GroupStatistics | None:
+        if len(spans) == 1:
+            return None
+        parts = [
+            self.network.first_layer(self._mel(padded, window, total).T[None], window.core) for window in spans
+        ]
+        return GroupStatistics.join(parts)
+
+    def _salience(self, mel: Tensor, survey: GroupStatistics | None) -> Tensor:
+        return self.network(mel.T[None], survey)[0]
 
     def _decode(self, salience: Tensor) -> Tensor:
         return local_average_f0(salience, self.network.cent_table, self.threshold, repeat_edges=True)
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """Mean and mean square [groups] of the first layer over ``count`` values."""
+
+    mean: Tensor
+    mean_square: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, hidden: Tensor) -> GroupStatistics:
+        """Of hidden [1, C, T], in float64 because the mean square is to be freed of the squared mean."""
+        groups = hidden.double().view(NORM_GROUPS, -1)
+        return cls(groups.mean(dim=1), groups.square().mean(dim=1), groups.shape[1])
+
+    @classmethod
+    def join(cls, parts: list[GroupStatistics]) -> GroupStatistics:
+        """Of all parts together."""
+        count = sum(part.count for part in parts)
+        mean = sum((part.mean * (part.count / count) for part in parts), torch.zeros_like(parts[0].mean))
+        square = sum((part.mean_square * (part.count / count) for part in parts), torch.zeros_like(mean))
+        return cls(mean, square, count)
+
+
+class WholeGroupNorm(nn.GroupNorm):
+    """Group norm whose statistics may be those of the whole audio that hidden [1, C, T] is a part of."""
+
+    def forward(self, hidden: Tensor, statistics: GroupStatistics | None = None) -> Tensor:
+        if statistics is None:
+            return super().forward(hidden)
+        deviation = (statistics.mean_square - statistics.mean.square() + self.eps).sqrt()
+        width = hidden.shape[1] // self.num_groups
+        mean, scale = (
+            values.float().repeat_interleave(width)[:, None] for values in (statistics.mean, 1 / deviation)
+        )
+        return (hidden - mean) * scale * self.weight[:, None] + self.bias[:, None]
 
 
 class FcpeNetwork(nn.Module):
@@ -74,7 +133,7 @@ class FcpeNetwork(nn.Module):
         self.register_buffer("cent_table", torch.from_numpy(np.linspace(low, high, bins)).float())
         self.stack = nn.Sequential(
             nn.Conv1d(in_channels, channels, 3, padding=1),
-            nn.GroupNorm(NORM_GROUPS, channels),
+            WholeGroupNorm(NORM_GROUPS, channels),
             nn.LeakyReLU(),
             nn.Conv1d(channels, channels, 3, padding=1),
         )
@@ -82,9 +141,16 @@ class FcpeNetwork(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.dense_out = nn.Linear(channels, bins)
 
-    def forward(self, mel: Tensor) -> Tensor:
-        hidden = self.stack(mel.transpose(1, 2)).transpose(1, 2)
+    def forward(self, mel: Tensor, statistics: GroupStatistics | None = None) -> Tensor:
+        """``statistics`` are of the whole audio where ``mel`` is a window of it."""
+        first, norm, activation, second = self.stack
+        hidden = first(mel.transpose(1, 2))
+        hidden = second(activation(norm(hidden, statistics))).transpose(1, 2)
         return torch.sigmoid(self.dense_out(self.norm(self.decoder(hidden))))
+
+    def first_layer(self, mel: Tensor, core: slice) -> GroupStatistics:
+        """The statistics that the group norm needs, over the frames ``core`` of mel [1, T, mels]."""
+        return GroupStatistics.of(self.stack[0](mel.transpose(1, 2))[..., core])
 
 
 class Decoder(nn.Module):
@@ -215,16 +281,15 @@ def _original_network(content: Any, path: Path) -> FcpeNetwork:
     for flag in ("use_siren", "use_full", "confidence"):
         if config.get(flag):
             raise UserError(f"this kind of FCPE model is not known: {flag} is on", path, "use the usual fcpe.pt")
-    network = FcpeNetwork(
-        in_channels=config.get("input_channel", N_MELS),
-        bins=config.get("out_dims", 360),
-        layers=config.get("n_layers", 12),
-        channels=config.get("n_chans", 512),
-        f0_min=config.get("f0_min", 32.7),
-        f0_max=config.get("f0_max", 1975.5),
-    )
-    checkpoint.load_into(network, _fold_weight_norm(state), path)
-    return network
+    sizes = {
+        "in_channels": config.get("input_channel", N_MELS),
+        "bins": config.get("out_dims", 360),
+        "layers": config.get("n_layers", 12),
+        "channels": config.get("n_chans", 512),
+        "f0_min": config.get("f0_min", 32.7),
+        "f0_max": config.get("f0_max", 1975.5),
+    }
+    return _filled(sizes, state, path)
 
 
 def _bundled_network(content: Any, path: Path) -> FcpeNetwork:
@@ -234,15 +299,22 @@ def _bundled_network(content: Any, path: Path) -> FcpeNetwork:
     for key, value in state.items():
         old = next((prefix for prefix in names if key.startswith(prefix)), "")
         renamed[names.get(old, "") + key.removeprefix(old)] = value
-    network = FcpeNetwork(
-        bins=config["out_dims"],
-        layers=config["n_layers"],
-        channels=config["hidden_dims"],
-        f0_min=config["f0_min"],
-        f0_max=config["f0_max"],
-        attention=not config["conv_only"],
-    )
-    checkpoint.load_into(network, _fold_weight_norm(renamed), path)
+    sizes = {
+        "bins": config["out_dims"],
+        "layers": config["n_layers"],
+        "channels": config["hidden_dims"],
+        "f0_min": config["f0_min"],
+        "f0_max": config["f0_max"],
+        "attention": not config["conv_only"],
+    }
+    return _filled(sizes, renamed, path)
+
+
+def _filled(sizes: dict[str, Any], state: dict[str, Tensor], path: Path) -> FcpeNetwork:
+    with torch.device("meta"):  # no random initialisation: it takes time and moves the global generator
+        network = FcpeNetwork(**sizes)
+    network.to_empty(device="cpu")
+    checkpoint.load_into(network, _fold_weight_norm(state), path)
     return network
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import librosa
 import numpy as np
@@ -60,8 +61,9 @@ def windows(total: int, core: int = CORE_FRAMES, context: int = CONTEXT_FRAMES) 
 class SaliencePredictor(F0Predictor):
     """A network that gives the salience of 360 pitch bins for each 10 ms frame of 16 kHz audio."""
 
-    pad: tuple[int, int]  # samples of padding around the audio
-    frame_delay = 0.0  # frames by which frame 0 lies after the first sample
+    pad: int  # samples of padding on both sides of the audio
+    core_frames = CORE_FRAMES
+    context_frames = CONTEXT_FRAMES
 
     def __init__(self, settings: F0Settings) -> None:
         super().__init__(settings)
@@ -74,15 +76,16 @@ class SaliencePredictor(F0Predictor):
 
     def _track(self, audio: NDArray[np.floating], n_frames: int) -> Track:
         times = np.arange(n_frames) * self.settings.hop_length / self.settings.sample_rate
-        return sample_track(self.raw_track(audio), times * SAMPLE_RATE / HOP_LENGTH - self.frame_delay)
+        return sample_track(self.raw_track(audio), times * SAMPLE_RATE / HOP_LENGTH)
 
     @torch.inference_mode()
     def raw_track(self, audio: NDArray[np.floating]) -> Track:
         """The track on the network's own 10 ms frames."""
         padded, total = self._prepare(audio)
+        spans = list(windows(total, self.core_frames, self.context_frames))
+        survey = self._survey(padded, spans, total)
         parts = [
-            self._decode(self._salience(self._mel(padded, window, total))[window.core])
-            for window in windows(total)
+            self._decode(self._salience(self._mel(padded, window, total), survey)[window.core]) for window in spans
         ]
         return torch.cat(parts).double().cpu().numpy()
 
@@ -90,13 +93,12 @@ class SaliencePredictor(F0Predictor):
         """The padded 16 kHz audio [n] on the device, and how many frames it has."""
         wave = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self.device)
         wave = self.resample(wave)
-        left, right = self.pad
-        right = max(right, N_FFT - len(wave) - left)
-        mode = "reflect" if max(left, right) < len(wave) else "constant"
-        padded = torch.nn.functional.pad(wave[None], (left, right), mode=mode)[0]
+        right = max(self.pad, N_FFT - len(wave) - self.pad)
+        mode = "reflect" if right < len(wave) else "constant"
+        padded = torch.nn.functional.pad(wave[None], (self.pad, right), mode=mode)[0]
         return padded, 1 + len(wave) // HOP_LENGTH
 
-    def _magnitudes(self, padded: Tensor, first: int, last: int) -> Tensor:
+    def _spectrum(self, padded: Tensor, first: int, last: int) -> Tensor:
         """Complex spectrum [bins, frames] of the frames from ``first`` up to ``last``."""
         samples = padded[first * HOP_LENGTH : (last - 1) * HOP_LENGTH + N_FFT]
         return torch.stft(samples, N_FFT, HOP_LENGTH, window=self.hann, center=False, return_complex=True)
@@ -105,8 +107,12 @@ class SaliencePredictor(F0Predictor):
     def _mel(self, padded: Tensor, window: Window, total: int) -> Tensor:
         """Log-mel [N_MELS, frames] of a window."""
 
+    def _survey(self, padded: Tensor, spans: list[Window], total: int) -> Any:
+        """What the network must know of the whole audio before it sees the windows."""
+        return None
+
     @abstractmethod
-    def _salience(self, mel: Tensor) -> Tensor:
+    def _salience(self, mel: Tensor, survey: Any) -> Tensor:
         """Salience [frames, 360], 0 to 1, of log-mel [N_MELS, frames]."""
 
     @abstractmethod
