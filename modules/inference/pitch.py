@@ -8,17 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.f0 import F0Contour, F0Predictor, cached_predictor
+from modules.f0 import F0Contour, F0Predictor, RangeReport, cached_predictor, check_range
 from modules.inference.options import InferenceOptions
 
 Reader = Callable[[int, int], np.ndarray]  # samples [start, stop) of a laid out piece
 
 WINDOW_SECONDS = 20.0  # predictors that are networks need memory for what they see at once
 CONTEXT_SECONDS = 1.0  # path finders need to hear what comes before and after
-PROBE_HOPS = 8  # the range check looks at every 8th frame
-RANGE_FACTOR = 2.0  # and this far beyond both limits
-REPORT_SECONDS = 0.3  # less than that outside the range is noise
-REPORT_SHARE = 0.01
 
 
 @dataclass
@@ -74,58 +70,42 @@ class PitchFinder:
 
 
 @dataclass
-class RangeCheck:
-    """Counts how long a song is above or below the range of the f0 predictor.
-
-    A predictor that may not say 1200 Hz says 600 Hz, and nobody sees the mistake in its contour. So the autocorrelation
-    of Praat looks at a few frames with wider limits.
-    """
+class SongRange:
+    """How far a song leaves the range of the f0 predictor, gathered piece by piece."""
 
     finder: PitchFinder
     options: InferenceOptions
-    above: float = 0.0  # seconds
+    voiced: float = 0.0  # frames
+    above: float = 0.0
     below: float = 0.0
-    voiced: float = 0.0
     highest: float = 0.0  # Hz
-    lowest: float = float("inf")
+    lowest: float = np.inf
 
-    def listen(self, read: Reader, n_samples: int) -> None:
-        """Take in a laid out piece."""
-        step = int(WINDOW_SECONDS * self.finder.sample_rate)
-        for start in range(0, n_samples, step):
-            self._listen(read(start, min(start + step, n_samples)))
+    def listen(self, read: Reader, contour: F0Contour) -> None:
+        """Take in a laid out piece and the contour that was found in it."""
+        hop, longest = self.finder.hop_length, int(WINDOW_SECONDS * self.finder.sample_rate / self.finder.hop_length)
+        for start in range(0, len(contour.uv), longest):
+            stop = min(start + longest, len(contour.uv))
+            voiced = float(contour.uv[start:stop].sum())
+            if voiced:
+                self._listen(read(start * hop, stop * hop), voiced)
 
-    def _listen(self, audio: np.ndarray) -> None:
-        finder, options = self.finder, self.options
-        hop = finder.hop_length * PROBE_HOPS
-        if len(audio) < 4 * hop or not audio.any():
-            return
-        low = max(options.f0_min / RANGE_FACTOR, 20.0)
-        high = min(options.f0_max * RANGE_FACTOR, finder.sample_rate / 4)
-        probe = cached_predictor("pm", hop_length=hop, sample_rate=finder.sample_rate, f0_min=low, f0_max=high)
-        contour = probe(audio)
-        found = contour.f0[contour.uv > 0]
-        seconds = hop / finder.sample_rate
-        over, under = found[found > options.f0_max * 1.03], found[found < options.f0_min / 1.03]
-        self.voiced += seconds * len(found)
-        self.above += seconds * len(over)
-        self.below += seconds * len(under)
-        self.highest = max(self.highest, float(over.max(initial=0.0)))
-        self.lowest = min(self.lowest, float(under.min(initial=np.inf)))
+    def _listen(self, audio: np.ndarray, voiced: float) -> None:
+        limits = {"f0_min": self.options.f0_min, "f0_max": self.options.f0_max}
+        report = check_range(audio, self.finder.sample_rate, hop_length=self.finder.hop_length, **limits)
+        self.voiced += voiced
+        self.above += report.above * voiced
+        self.below += report.below * voiced
+        self.highest = max(self.highest, report.highest)
+        self.lowest = min(self.lowest, report.lowest or np.inf)
 
-    def warnings(self) -> list[str]:
+    def message(self) -> str:
         """What to tell the user; empty where the song stays in the range."""
-        out = []
-        least = max(REPORT_SECONDS, REPORT_SHARE * self.voiced)
-        if self.above >= least:
-            out.append(
-                f"{self.above:.1f} s of the song are above {self.options.f0_max:g} Hz, up to about "
-                f"{self.highest:.0f} Hz, where {self.options.f0_predictor} stops or takes the octave below; "
-                f"try --f0_max {self.highest * 1.1:.0f}"
-            )
-        if self.below >= least:
-            out.append(
-                f"{self.below:.1f} s of the song are below {self.options.f0_min:g} Hz, down to about "
-                f"{self.lowest:.0f} Hz; try --f0_min {self.lowest / 1.1:.0f}"
-            )
-        return out
+        return RangeReport(
+            above=self.above / max(1.0, self.voiced),
+            below=self.below / max(1.0, self.voiced),
+            highest=self.highest,
+            lowest=self.lowest,
+            f0_min=self.options.f0_min,
+            f0_max=self.options.f0_max,
+        ).message

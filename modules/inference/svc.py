@@ -24,7 +24,7 @@ from modules.inference import windows
 from modules.inference.assembly import AudioSpool, OverlapAdder, read_piece
 from modules.inference.engines import Speaker
 from modules.inference.options import InferenceOptions, ModelOptions
-from modules.inference.pitch import PitchFinder, RangeCheck
+from modules.inference.pitch import PitchFinder, SongRange
 from modules.inference.speaker_mix import SpeakerMix
 from modules.inference.voice import WindowInput, load_voice, speaker_id
 from modules.inference.windows import Layout, Piece, Window
@@ -79,7 +79,7 @@ class _Job:
     options: InferenceOptions
     speaker: Speaker
     stop: Callable[[], None]  # raises when the user has had enough
-    range_check: RangeCheck
+    song_range: SongRange
 
 
 class Svc:
@@ -198,7 +198,7 @@ class Svc:
         options = options or InferenceOptions()
         options.check()
         assert self.pitch is not None
-        job = _Job(spool, options, self.resolve_speaker(speaker), _stopper(cancel), RangeCheck(self.pitch, options))
+        job = _Job(spool, options, self.resolve_speaker(speaker), _stopper(cancel), SongRange(self.pitch, options))
         chunks = self._slice(spool, blocks, options, job.stop)
         report = Report(seconds=spool.length / self.sample_rate)
 
@@ -216,7 +216,7 @@ class Svc:
                 if progress is not None:
                     progress((start + len(audio)) / spool.length)
         adder.finish(spool.length)
-        report.warnings += job.range_check.warnings()
+        report.warnings += [line for line in [job.song_range.message()] if line]
         if report.peak > 1.0:
             report.warnings.append(f"the result is up to {20 * np.log10(report.peak):.1f} dB over full scale")
         return report
@@ -262,7 +262,7 @@ class Svc:
         options = job.options
         contour = self.pitch.contour(read, layout.n_frames, layout.n_samples, options, job.stop)
         if not options.auto_predict_f0:
-            job.range_check.listen(read, layout.n_samples)
+            job.song_range.listen(read, contour)
         return F0Contour(contour.f0 * 2.0 ** (options.trans / 12), contour.uv)
 
     def _windows(self, read: Callable[[int, int], np.ndarray], layout: Layout, contour: F0Contour) -> list[Window]:

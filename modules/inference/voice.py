@@ -21,7 +21,8 @@ from modules.devices import pick_device
 from modules.errors import UserError
 from modules.inference.engines import Refiner, UnitsBlender, load_blender
 from modules.inference.options import InferenceOptions, ModelOptions, refuse_missing_engines
-from vencoder import SpeechEncoder, get_encoder
+from vencoder import get_encoder
+from vencoder.encoder import SpeechEncoder
 
 ENCODER_RATE = 16000  # Hz
 
