@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 MB = 1_000_000
 
@@ -24,72 +24,77 @@ class Weight:
 
     Attributes:
         name: what ``python -m pretrain fetch`` calls it.
-        file: path under pretrain/; for an archive the file that shows that it was unpacked.
-        size: bytes; ``size_known`` tells whether exact or about.
-        sha256: as the publisher gives it; its first digits are enough where only they are known.
+        file: path under pretrain/, or under the working folder where it starts with logs/.
+        size: bytes, about.
+        licence: of the weights, as their publisher states it.
+        serves: the encoders or other parts that use it; ``fetch`` knows these names too.
         urls: addresses in the order in which they are tried.
+        sha256: as the publisher gives it, whole or only its first digits; empty where none is given.
         package: where the package index has the same weights.
-        archive: folder under pretrain/ into which a downloaded zip is unpacked.
+        archive: the address gives a zip, and ``file`` lies in the folder that it is unpacked to.
+        page: where a person finds it, when no address gives it directly.
     """
 
     name: str
     file: str
     size: int
-    size_known: Literal["exact", "about"]
     licence: str
+    serves: tuple[str, ...]
     urls: tuple[str, ...] = ()
     sha256: str = ""
     package: Package | None = None
-    archive: str = ""
-    used_for: str = ""
+    archive: bool = False
+    page: str = ""
 
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        """Paths under pretrain/ that serve, the preferred one first."""
-        stem = self.file.rsplit(".", 1)[0] if "." in self.file else self.file
-        extra = (self.package.file,) if self.package else ()
-        return tuple(dict.fromkeys((self.file, *extra, f"{stem}.safetensors")))
+    def path(self, pretrain_dir: Path) -> Path:
+        """Where its file belongs."""
+        return Path(self.file) if self.file.startswith("logs/") else pretrain_dir / self.file
+
+    def candidates(self, pretrain_dir: Path) -> list[Path]:
+        """Files that serve, the preferred one first."""
+        path = self.path(pretrain_dir)
+        paths = [path, path.with_name(self.package.file)] if self.package else [path]
+        return paths if self.archive or path.suffix == ".onnx" else [*paths, path.with_suffix(".safetensors")]
 
 
 HUGGINGFACE = "https://huggingface.co"
 OPENAI = "https://openaipublic.azureedge.net/main/whisper/models"
-MOE = f"{HUGGINGFACE}/NaruseMioShirakana/MoeSS-SUBModel/resolve/main"
-RMVPE = f"{HUGGINGFACE}/datasets/ylzz1997/rmvpe_pretrain_model/resolve/main"
+ONNX = f"{HUGGINGFACE}/NaruseMioShirakana/MoeSS-SUBModel/resolve/main"
+F0 = f"{HUGGINGFACE}/datasets/ylzz1997/rmvpe_pretrain_model/resolve/main"
+WAVLM = (
+    "https://valle.blob.core.windows.net/share/wavlm/WavLM-Base+.pt?sv=2020-08-04&st=2023-03-01T07%3A51%3A05Z"
+    "&se=2033-03-02T07%3A51%3A00Z&sr=c&sp=rl&sig=QJXmSJG9DbMKf48UDIU1MfzIro8HQOf3sqlNXiflY1I%3D"
+)
+BASE_MODELS = "https://github.com/svc-develop-team/so-vits-svc#optionalstrongly-recommend"
 
 
 def _whisper(size: str, sha256: str, megabytes: int, encoder: str, package: Package | None = None) -> Weight:
-    # OpenAI's addresses carry the sha256 of the file.
-    url = f"{OPENAI}/{sha256}/{size}.pt"
-    name = f"whisper-{size}"
-    return Weight(
-        name, f"{size}.pt", megabytes * MB, "about", "MIT", (url,), sha256, package, used_for=f"encoder {encoder}"
-    )
+    url = f"{OPENAI}/{sha256}/{size}.pt"  # OpenAI's addresses carry the sha256 of the file
+    return Weight(f"whisper-{size}", f"{size}.pt", megabytes * MB, "MIT", (encoder,), (url,), sha256, package)
 
 
 def _onnx(encoder: str, file: str, megabytes: int) -> Weight:
-    url = f"{MOE}/{file}"
-    return Weight(encoder, file, megabytes * MB, "about", "MIT", (url,), used_for=f"encoder {encoder}")
+    return Weight(encoder, file, megabytes * MB, "MIT", (encoder,), (f"{ONNX}/{file}",))
 
 
 WEIGHTS: tuple[Weight, ...] = (
     Weight(
         "contentvec",
         "checkpoint_best_legacy_500.pt",
-        1330 * MB,
-        "about",
+        190 * MB,  # the half-precision copy at this address; the authors' own file has 1330 MB and serves as well
         "MIT",
+        ("vec768l12", "vec256l9"),
         (f"{HUGGINGFACE}/lj1995/VoiceConversionWebUI/resolve/main/hubert_base.pt",),
-        used_for="encoders vec768l12 and vec256l9",
+        page="https://ibm.box.com/s/z1wgl1stco8ffooyatzdwsqn2psd9lrr",
     ),
     Weight(
         "hubertsoft",
         "hubert-soft-0d54a1f4.pt",
         378 * MB,
-        "about",
         "MIT",
+        ("hubertsoft",),
         ("https://github.com/bshall/hubert/releases/download/v0.1/hubert-soft-0d54a1f4.pt",),
-        sha256="0d54a1f4",
-        used_for="encoder hubertsoft",
+        sha256="0d54a1f4",  # torch hub's convention: the name carries the first digits
     ),
     _whisper("medium", "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1", 1528, "whisper-ppg"),
     _whisper("large-v2", "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524", 3087, "whisper-ppg-large"),
@@ -123,48 +128,44 @@ WEIGHTS: tuple[Weight, ...] = (
         "cnhubertlarge",
         "chinese-hubert-large-fairseq-ckpt.pt",
         1900 * MB,
-        "about",
-        "Apache-2.0",
+        "MIT",
+        ("cnhubertlarge",),
         (f"{HUGGINGFACE}/TencentGameMate/chinese-hubert-large/resolve/main/chinese-hubert-large-fairseq-ckpt.pt",),
-        used_for="encoder cnhubertlarge",
     ),
     Weight(
         "dphubert",
         "DPHuBERT-sp0.75.pth",
         95 * MB,
-        "about",
-        "Apache-2.0",
+        "not stated",
+        ("dphubert",),
         (f"{HUGGINGFACE}/pyf98/DPHuBERT/resolve/main/DPHuBERT-sp0.75.pth",),
-        used_for="encoder dphubert",
     ),
-    Weight(
-        "wavlmbase+",
-        "WavLM-Base+.pt",
-        377 * MB,
-        "about",
-        "MIT",
-        (
-            "https://valle.blob.core.windows.net/share/wavlm/WavLM-Base+.pt?sv=2020-08-04&st=2023-03-01T07%3A51%3A05Z"
-            "&se=2033-03-02T07%3A51%3A00Z&sr=c&sp=rl&sig=QJXmSJG9DbMKf48UDIU1MfzIro8HQOf3sqlNXiflY1I%3D",
-        ),
-        used_for="encoder wavlmbase+",
-    ),
-    _onnx("vec256l9-onnx", "vec-256-layer-9.onnx", 280),
-    _onnx("vec256l12-onnx", "vec-256-layer-12.onnx", 360),
-    _onnx("vec768l9-onnx", "vec-768-layer-9.onnx", 280),
-    _onnx("vec768l12-onnx", "vec-768-layer-12.onnx", 360),
+    Weight("wavlmbase+", "WavLM-Base+.pt", 377 * MB, "CC BY-SA 3.0", ("wavlmbase+",), (WAVLM,)),
+    _onnx("vec256l9-onnx", "vec-256-layer-9.onnx", 290),
+    _onnx("vec256l12-onnx", "vec-256-layer-12.onnx", 370),
+    _onnx("vec768l9-onnx", "vec-768-layer-9.onnx", 290),
+    _onnx("vec768l12-onnx", "vec-768-layer-12.onnx", 370),
     _onnx("hubertsoft-onnx", "hubert-soft.onnx", 378),
-    Weight("rmvpe", "rmvpe.pt", 181 * MB, "about", "MIT", (f"{RMVPE}/rmvpe.pt",), used_for="f0 predictor rmvpe"),
-    Weight("fcpe", "fcpe.pt", 69 * MB, "about", "MIT", (f"{RMVPE}/fcpe.pt",), used_for="f0 predictor fcpe"),
+    Weight("rmvpe", "rmvpe.pt", 181 * MB, "MIT", ("f0 predictor rmvpe",), (f"{F0}/rmvpe.pt",)),
+    Weight("fcpe", "fcpe.pt", 69 * MB, "MIT", ("f0 predictor fcpe",), (f"{F0}/fcpe.pt",)),
     Weight(
         "nsf_hifigan",
         "nsf_hifigan/model",
-        51 * MB,
-        "about",
+        57 * MB,
         "CC BY-NC-SA 4.0",
+        ("shallow diffusion", "the enhancer"),
         ("https://github.com/openvpi/vocoders/releases/download/nsf-hifigan-v1/nsf_hifigan_20221211.zip",),
-        archive="nsf_hifigan",
-        used_for="shallow diffusion and the enhancer",
+        archive=True,
+    ),
+    Weight("G_0", "logs/44k/G_0.pth", 542 * MB, "not stated", ("training, as a start",), page=BASE_MODELS),
+    Weight("D_0", "logs/44k/D_0.pth", 561 * MB, "not stated", ("training, as a start",), page=BASE_MODELS),
+    Weight(
+        "model_0",
+        "logs/44k/diffusion/model_0.pt",
+        220 * MB,
+        "not stated",
+        ("diffusion training, as a start",),
+        page="https://github.com/CNChTu/Diffusion-SVC",
     ),
 )
 BY_NAME = {weight.name: weight for weight in WEIGHTS}
