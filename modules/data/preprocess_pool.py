@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -27,6 +28,10 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 # Every further file would fail in the same way.
 _FATAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _TEMPORARY = re.compile(r"\.(?P<target>.+)\.[a-z0-9_]{8}(\.\w+)?")  # what modules.files leaves when it is killed
+
+
+class CannotStart(UserError):
+    """A mistake that concerns every item, such as missing weights; it ends the batch."""
 
 
 class Setup(Protocol[ItemIn, ResultOut]):
@@ -95,7 +100,8 @@ def _run_in_pool(
     pool = ProcessPoolExecutor(processes, context, _start_worker, (setup, context.Value("i", 0), debug))
     finished = False
     try:
-        futures = {pool.submit(_work, item): item for item in items}
+        with _ctrl_c_ignored():  # the workers start here and inherit it
+            futures = {pool.submit(_work, item): item for item in items}
         for future in as_completed(futures):
             yield futures[future], _settled(future.result())
         finished = True
@@ -129,22 +135,40 @@ class _Worker(Generic[Item, Result]):
                 return _Fatal(error)
         try:
             return self.function(item)
-        except UserError as error:
-            return self._failure("; ".join(part for part in (error.what, error.fix) if part))
-        except OSError as error:
-            if error.errno in _FATAL_ERRNOS:
-                return _Fatal(error)
-            return self._failure(str(error))
         except Exception as error:  # a batch goes on past whatever is wrong with one file
-            return self._failure(f"{type(error).__name__}: {error}")
+            if is_fatal(error):
+                return _Fatal(error)
+            if self.debug:
+                traceback.print_exc()
+            return Failure(reason(error))
 
-    def _failure(self, reason: str) -> Failure:
-        if self.debug:
-            traceback.print_exc()
-        return Failure(reason)
+
+def is_fatal(error: Exception) -> bool:
+    """Whether every further item would fail in the same way: no weights, a full disk."""
+    return isinstance(error, CannotStart) or (isinstance(error, OSError) and error.errno in _FATAL_ERRNOS)
+
+
+def reason(error: Exception) -> str:
+    """One line that says why an item failed."""
+    if isinstance(error, UserError):
+        return "; ".join(part for part in (error.what, error.fix) if part)
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _worker: _Worker[Any, Any] | None = None
+_stopping = False
 
 
 def _start_worker(setup: Setup[Any, Any], counter: Any, debug: bool) -> None:
@@ -153,9 +177,16 @@ def _start_worker(setup: Setup[Any, Any], counter: Any, debug: bool) -> None:
         number = counter.value
         counter.value += 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written temporary files are removed
+    signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = _Worker(setup, number, debug)
+
+
+def _stop(*_: object) -> None:
+    """Leave the item at hand, so that its half-written temporary files are removed, and take no other."""
+    global _stopping
+    _stopping = True
+    sys.exit(143)
 
 
 def _end_with_parent() -> None:
@@ -168,7 +199,7 @@ def _end_with_parent() -> None:
 
 def _work(item: Any) -> Any:
     assert _worker is not None
-    return _worker(item)
+    return Failure("stopped") if _stopping else _worker(item)
 
 
 def remove_leftovers(folders: Iterable[Path], targets: Callable[[str], bool]) -> None:
