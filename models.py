@@ -455,7 +455,7 @@ def prepare_for_inference(
     """Make ``model`` ready to infer: norms folded, posterior dropped, on its device, in its precision.
 
     Only the decoder's convolutions leave fp32, whatever the checkpoint was stored in: they take nearly all of the
-    time, and pitch and excitation would suffer.
+    time, and elsewhere pitch and excitation would suffer.
 
     Args:
         precision: "fp32", "bf16", "fp16", or "auto": see best_precision.

@@ -88,10 +88,10 @@ class NSFHiFiGAN(nn.Module):
         if g is not None:
             x = x + self.cond(g.to(dtype))
         for i, (up, noise_conv) in enumerate(zip(self.ups, self.noise_convs, strict=True)):
-            x = up(self.activate(i, x)) + noise_conv(excitation)
+            x = up(fitting(self.activate(i, x), up)) + noise_conv(excitation)
             blocks = self.resblocks[i * self.blocks_a_stage : (i + 1) * self.blocks_a_stage]
             x = sum((block(x) for block in blocks[1:]), start=blocks[0](x)) / self.blocks_a_stage
-        return torch.tanh(self.conv_post(self.activate_last(x)).float())
+        return torch.tanh(self.conv_post(fitting(self.activate_last(x), self.conv_post)).float())
 
     def activate(self, stage: int, x: Tensor) -> Tensor:
         """The activation before upsampling ``stage``."""
@@ -108,8 +108,13 @@ class NSFHiFiGAN(nn.Module):
         self.m_source.float()
         if coarse:
             for block in self.resblocks:
-                if block.channels >= BF16_CHANNELS:
+                if isinstance(block, ResBlock) and block.channels >= BF16_CHANNELS:
                     block.set_precision(dtype)
+
+
+def fitting(x: Tensor, conv: nn.Module) -> Tensor:
+    """``x`` in the type of the convolution's parameters; as it is where autocast sees to that."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(next(conv.parameters()).dtype)
 
 
 def excitation_conv(channels: int, stride: int) -> nn.Conv1d:
@@ -144,7 +149,7 @@ class ResBlock(nn.Module):
         for step in self.steps:
             branch = x
             for conv in step:
-                branch = conv(self.activate(index, branch).to(conv.bias.dtype))
+                branch = conv(fitting(self.activate(index, branch), conv))
                 index += 1
             x = x + branch
         return x

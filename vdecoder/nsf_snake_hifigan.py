@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from vdecoder.nsf_hifigan import NSFHiFiGAN, ResBlock1, ResBlock2
+from vdecoder.nsf_hifigan import NSFHiFiGAN, ResBlock, ResBlock1, ResBlock2
 from vdecoder.snake_alias import SnakeAlias
 
 
@@ -28,6 +29,18 @@ class NSFSnakeHiFiGAN(NSFHiFiGAN):
 
     def activate_last(self, x: Tensor) -> Tensor:
         return self.snake_post(x)
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """float16 only inside the residual branches, bfloat16 nowhere.
+
+        Snakes amplify rounding: float16 everywhere leaves 36 dB and bfloat16 in the branches 32 dB (the default
+        model's sizes, with the parity pack's weights). The activations, most of the time here, stay in fp32.
+        """
+        self.float()
+        if dtype == torch.float16:
+            for block in self.resblocks:
+                if isinstance(block, ResBlock):
+                    block.set_precision(dtype)
 
 
 class SnakeResBlock1(ResBlock1):

@@ -13,7 +13,10 @@ TAPS = 12  # of the low-pass filter, a Kaiser-windowed sinc
 
 
 class SnakeAlias(nn.Module):
-    """x + sin(alpha x)^2 / beta at twice the rate, so that the harmonics it makes do not fold back."""
+    """x + sin(alpha x)^2 / beta at twice the rate, so that the harmonics it makes do not fold back.
+
+    In fp32 where autocast does not say otherwise: the argument of the sine may be large.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -23,7 +26,7 @@ class SnakeAlias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T] -> [B, C, T]."""
-        return self.downsample(self.act(self.upsample(x)))
+        return self.downsample(self.act(self.upsample(x.float())))
 
 
 class Snake(nn.Module):
@@ -37,7 +40,8 @@ class Snake(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         frequency = torch.exp(self.alpha)[:, None]
         height = 1 / (torch.exp(self.beta)[:, None] + 1e-9)
-        return x + height * torch.sin(x * frequency) ** 2
+        wave = torch.sin(x * frequency)
+        return torch.addcmul(x, wave * height, wave)
 
 
 class Upsample(nn.Module):
@@ -53,7 +57,7 @@ class Upsample(nn.Module):
         """[B, C, T] -> [B, C, 2T]."""
         channels = x.shape[1]
         edge = TAPS // RATIO - 1
-        taps = (RATIO * self.filter).to(x.dtype).expand(channels, -1, -1)
+        taps = (RATIO * self.filter).expand(channels, -1, -1)
         x = F.conv_transpose1d(F.pad(x, (edge, edge), mode="replicate"), taps, stride=RATIO, groups=channels)
         cut = edge * RATIO + (TAPS - RATIO) // 2
         return x[..., cut:-cut]
@@ -83,7 +87,7 @@ class LowPass(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         x = F.pad(x, (TAPS // 2 - 1, TAPS // 2), mode="replicate")
-        return F.conv1d(x, self.filter.to(x.dtype).expand(channels, -1, -1), stride=RATIO, groups=channels)
+        return F.conv1d(x, self.filter.expand(channels, -1, -1), stride=RATIO, groups=channels)
 
 
 def kaiser_sinc() -> Tensor:
