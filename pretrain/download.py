@@ -13,7 +13,7 @@ from pathlib import Path
 import requests
 from urllib3.exceptions import MaxRetryError
 
-CHUNK = 1 << 18  # bytes
+CHUNK = 1 << 15  # bytes; a cut loses what came of the last chunk
 COME_BACK = (429, 500, 502, 503, 504)  # the server may answer better in a moment
 PLAIN_INTERVAL = 10.0  # seconds between lines in a log file
 
@@ -145,11 +145,13 @@ def _unreachable(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, _TryAgain):
         return str(error)
+    if isinstance(error, requests.TooManyRedirects):
+        return "redirects without end"
     if isinstance(error, requests.Timeout):
         return "does not answer"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         return "cannot be reached" if _unreachable(error) else "cut the connection"
-    return type(error).__name__
+    return str(error)
 
 
 @contextlib.contextmanager
