@@ -213,6 +213,7 @@ class DiffusionTrain(Section):
     gamma: float = 0.5
     weight_decay: float = 0
     save_opt: bool = False
+    seed: int = 1234  # ours: the same seed draws the same batches and steps
 
 
 class DiffusionConfig(Section):
