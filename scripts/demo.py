@@ -1,0 +1,433 @@
+"""The whole pipeline once, on two cores and without a GPU: train on a few songs, convert one singer to the other.
+
+Runs the numbered scripts as a user would and prints each command before it runs. Everything lands in
+results/demo/ (results/demo_<folder>/ for your own voices): the audio, pictures, and index.html, which plays and
+explains them. What is done is not done again: after an interruption start the same command once more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from modules.cli import EXIT_OK, EXIT_SOME_FAILED, make_parser, run  # noqa: E402  (the root has to be on the path)
+from modules.errors import UserError  # noqa: E402
+from modules.files import write_text  # noqa: E402
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scripts.demo_report import Conversion
+
+DEMO_VOICES = ROOT / "demo"
+GUEST = "sinsy"  # sings for a user who has brought one voice only
+HELD_OUT_SECONDS = 20.0  # of a song are converted at most
+SAMPLE_RATE = 44100
+
+
+@dataclass(frozen=True)
+class Voices:
+    """Recordings for training and a held-out song, by speaker."""
+
+    training: dict[str, list[Path]]
+    held_out: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the demo keeps its files; nothing outside ``out`` and pretrain/ is written."""
+
+    out: Path
+
+    @property
+    def work(self) -> Path:
+        """What the numbered scripts read and write."""
+        return self.out / "work"
+
+    @property
+    def raw(self) -> Path:
+        """One folder of recordings a speaker, as dataset_raw/."""
+        return self.work / "dataset_raw"
+
+    @property
+    def held_out(self) -> Path:
+        """The songs that are converted, as raw/."""
+        return self.work / "raw"
+
+    @property
+    def dataset(self) -> Path:
+        """As dataset/44k/."""
+        return self.work / "dataset" / "44k"
+
+    @property
+    def config(self) -> Path:
+        """As configs/config.json."""
+        return self.work / "configs" / "config.json"
+
+    @property
+    def model(self) -> Path:
+        """As logs/<model>/."""
+        return self.work / "logs" / "demo"
+
+
+class Runner:
+    """Runs commands one after the other, prints them, and remembers which are done and how long they took.
+
+    Once a command has run, the ones after it run too: their input may have changed.
+    """
+
+    def __init__(self, state_file: Path) -> None:
+        self.state_file = state_file
+        self.done: dict[str, dict[str, Any]] = {}
+        self.fresh = False
+        if state_file.is_file():
+            self.done = json.loads(state_file.read_text(encoding="utf-8"))
+
+    def run(self, title: str, command: list[str], *, batch: bool = False, again: bool = False) -> None:
+        """Run a command of this Python in the repository's root unless it is done.
+
+        Args:
+            batch: the command goes on past a bad file and then exits 1; so does the demo.
+            again: run it even if it is done, and add up the time.
+
+        Raises:
+            UserError: the command failed.
+        """
+        before = self.done.get(title)
+        if before and not self.fresh and not again:
+            print(f"\n== {title}: done before, in {before['seconds']:.0f} s", flush=True)
+            return
+        shown = shlex.join(["python", *command])
+        print(f"\n== {title}\n$ {shown}", flush=True)
+        started = time.monotonic()
+        code = call([sys.executable, *command])
+        if code == 130:
+            raise KeyboardInterrupt
+        if code == EXIT_SOME_FAILED and batch:
+            print("some files were left out (see above); going on with the others")
+        elif code != EXIT_OK:
+            raise UserError(
+                f"the step '{title}' failed with exit code {code}", shown, "see its message above, then run this again"
+            )
+        seconds = time.monotonic() - started + (before["seconds"] if before and again else 0)
+        self.done[title] = {"command": shown, "seconds": seconds}
+        write_text(self.state_file, json.dumps(self.done, indent=1, ensure_ascii=False) + "\n")
+        self.fresh = True
+
+
+def call(command: list[str]) -> int:
+    """Run a command in the repository's root; on Ctrl-C let it finish saving, then pass the interruption on."""
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it got the Ctrl-C as well
+        raise
+
+
+def find_voices(data: Path) -> Voices:
+    """The recordings in a folder.
+
+    The folder holds one folder a speaker, or is the recordings of one speaker, or has two such folders named
+    voices/ and held_out/ as demo/ has.
+
+    Raises:
+        UserError: the folder is missing or holds no audio.
+    """
+    if not data.is_dir():
+        raise UserError("there is no such folder", data, "give a folder with one folder of recordings a speaker")
+    if (data / "voices").is_dir():
+        held_out = {name: songs[0] for name, songs in find_speakers(data / "held_out").items()}
+        return Voices(find_speakers(data / "voices"), held_out)
+    return Voices(find_speakers(data), {})
+
+
+def find_speakers(folder: Path) -> dict[str, list[Path]]:
+    """Audio files by speaker, both sorted. Raises UserError where there are none."""
+    from modules.audio.io import AUDIO_EXTENSIONS
+
+    def recordings(place: Path) -> list[Path]:
+        return sorted(
+            path
+            for path in place.rglob("*")
+            if path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith(".") and path.is_file()
+        )
+
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    speakers = {place.name: recordings(place) for place in folders}
+    speakers = {name: files for name, files in speakers.items() if files}
+    if not speakers and recordings(folder):
+        speakers = {folder.resolve().name: recordings(folder)}
+    if not speakers:
+        raise UserError("the folder holds no audio", folder, "put one folder of recordings a speaker into it")
+    return speakers
+
+
+def collect(voices: Voices, folders: Folders) -> None:
+    """Put the recordings where the scripts expect them, and one song of each speaker aside."""
+    for speaker, files in voices.training.items():
+        files = list(files)
+        if speaker not in voices.held_out:
+            song = choose_song(files)
+            if song is None:
+                split_recording(files.pop(0), speaker, folders)
+            else:
+                files.remove(song)
+                keep_excerpt(song, folders.held_out / speaker / f"{song.stem}.wav")
+        for number, path in enumerate(files):
+            place(path, folders.raw / speaker / f"{number:04d}_{path.name}")
+    for speaker, song in voices.held_out.items():
+        place(song, folders.held_out / speaker / song.name)
+
+
+def choose_song(files: list[Path]) -> Path | None:
+    """The recording that is nearest to HELD_OUT_SECONDS; None where too few would be left for training."""
+    from modules.audio.io import audio_info
+
+    if len(files) < 4:
+        return None
+    return min(files, key=lambda path: abs(audio_info(path).duration - HELD_OUT_SECONDS))
+
+
+def split_recording(path: Path, speaker: str, folders: Folders) -> None:
+    """Keep the last fifth of a recording, HELD_OUT_SECONDS at most, from training."""
+    from modules.audio.io import load_audio, save_audio
+
+    audio, _ = load_audio(path, SAMPLE_RATE)
+    cut = len(audio) - min(len(audio) // 5, round(HELD_OUT_SECONDS * SAMPLE_RATE))
+    save_audio(folders.raw / speaker / f"{path.stem}.wav", audio[:cut], SAMPLE_RATE)
+    save_audio(folders.held_out / speaker / f"{path.stem}_end.wav", audio[cut:], SAMPLE_RATE)
+
+
+def keep_excerpt(path: Path, target: Path) -> None:
+    """Copy at most HELD_OUT_SECONDS of a song."""
+    from modules.audio.io import load_audio, save_audio
+
+    audio, _ = load_audio(path, SAMPLE_RATE)
+    save_audio(target, audio[: round(HELD_OUT_SECONDS * SAMPLE_RATE)], SAMPLE_RATE)
+
+
+def place(path: Path, target: Path) -> None:
+    """Link a file, or copy it where links cannot be made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path.resolve(), target)
+    except OSError:
+        shutil.copyfile(path, target)
+
+
+def fingerprint(voices: Voices, args: argparse.Namespace) -> str:
+    """What the work folder was made from; another fingerprint means to start anew."""
+    files = [path for paths in voices.training.values() for path in paths] + list(voices.held_out.values())
+    entries = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
+    values = {"files": entries, "encoder": args.speech_encoder, "f0": args.f0_predictor}
+    return json.dumps(values, ensure_ascii=False, indent=1)
+
+
+def prepare(voices: Voices, folders: Folders, args: argparse.Namespace) -> None:
+    """Lay the work folder out, or take the one of an earlier run if it was made from the same things."""
+    stamp = folders.work / "made_from.json"
+    wanted = fingerprint(voices, args)
+    if not args.fresh and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return
+    if folders.work.exists():
+        print(f"the voices or settings are not those of the last run: {relative(folders.work)} starts anew")
+        shutil.rmtree(folders.work)
+    collect(voices, folders)
+    write_text(stamp, wanted)
+
+
+def relative(path: Path) -> str:
+    """A path as seen from the repository's root, with forward slashes."""
+    return Path(os.path.relpath(path, ROOT)).as_posix()
+
+
+def preprocess(runner: Runner, folders: Folders, args: argparse.Namespace) -> None:
+    """Steps 1 to 3: recordings to features."""
+    lists = folders.work / "filelists"
+    runner.run("fetch the speech encoder", ["-m", "pretrain", "fetch", args.speech_encoder])
+    runner.run(
+        "1. resample and cut into clips",
+        ["resample.py", "--in_dir", relative(folders.raw), "--out_dir2", relative(folders.dataset), "--slice"],
+        batch=True,
+    )
+    runner.run(
+        "2. write file lists and configs",
+        [
+            "preprocess_flist_config.py",
+            *("--source_dir", relative(folders.dataset)),
+            *("--train_list", relative(lists / "train.txt"), "--val_list", relative(lists / "val.txt")),
+            *("--config", relative(folders.config)),
+            *("--diffusion_config", relative(folders.config.with_name("diffusion.yaml"))),
+            *("--speech_encoder", args.speech_encoder, "--micro"),
+        ],
+    )
+    runner.run(
+        "3. compute the features",
+        [
+            "preprocess_hubert_f0.py",
+            *("--in_dir", relative(folders.dataset), "-c", relative(folders.config)),
+            *("--f0_predictor", args.f0_predictor, "--num_processes", "0"),
+        ],
+        batch=True,
+    )
+
+
+def train(runner: Runner, folders: Folders, args: argparse.Namespace) -> None:
+    """Step 4, for what is left of the minutes that it may take."""
+    from modules.training.logging import METRICS_NAME, read_metrics
+
+    rows = read_metrics(folders.model / METRICS_NAME)
+    left = args.minutes - max((row.get("seconds", 0) for row in rows), default=0) / 60
+    title = "4. train"
+    if rows and not runner.fresh and left < 0.1:
+        runner.done.setdefault(title, {"command": "", "seconds": rows[-1]["seconds"]})
+    model = Path(os.path.relpath(folders.model, ROOT / "logs")).as_posix()  # -m is a path from logs/
+    command = ["train.py", "-c", relative(folders.config), "-m", model, "--max_minutes", f"{max(left, 0.1):.1f}"]
+    runner.run(title, command, again=bool(rows) and left >= 0.1)
+
+
+def convert(runner: Runner, folders: Folders, args: argparse.Namespace) -> list[Conversion]:
+    """Step 5: one held-out song each way; with one voice, a song of the demo's singer."""
+    from scripts.demo_report import Conversion
+
+    speakers = sorted(path.name for path in folders.dataset.iterdir() if path.is_dir())
+    songs = {name: paths[0] for name, paths in find_speakers(folders.held_out).items()}
+    pairs = [(speakers[0], speakers[1]), (speakers[1], speakers[0])] if len(speakers) > 1 else []
+    if not pairs:
+        guest = find_voices(DEMO_VOICES).held_out[GUEST]
+        songs[GUEST] = guest
+        pairs = [(GUEST, speakers[0])]
+    conversions = []
+    for source, target in pairs:
+        title = f"5. convert {source} to {target}"
+        semitones = choose_semitones(songs[source], folders.dataset / target)
+        results = folders.work / "results" / f"{source}_to_{target}"
+        runner.run(
+            title,
+            [
+                "inference_main.py",
+                *("-m", relative(folders.model / "G_best.pth"), "-c", relative(folders.model / "config.json")),
+                *("-n", relative(songs[source]), "-s", target, "-t", str(semitones)),
+                *("-f0p", args.f0_predictor, "--out_dir", relative(results)),
+            ],
+        )
+        seconds = runner.done[title]["seconds"]
+        result = max(results.glob("*.flac"), key=lambda path: path.stat().st_mtime)
+        conversions.append(Conversion(source, target, songs[source], result, semitones, seconds))
+    return conversions
+
+
+def choose_semitones(song: Path, target: Path) -> int:
+    """How far to move ``song`` to the pitch at which the speaker in folder ``target`` sings.
+
+    Whole octaves where they are near, because they keep a song in its key.
+    """
+    import numpy as np
+
+    from modules.audio.io import load_audio
+    from modules.data.features import load_f0
+    from modules.f0 import get_predictor
+
+    audio, _ = load_audio(song, SAMPLE_RATE)
+    contour = get_predictor("harvest", sample_rate=SAMPLE_RATE)(audio)
+    clips = [load_f0(path) for path in sorted(target.glob("*.f0.npy"))]
+    usual = median_pitch(np.concatenate([f0 for f0, _ in clips]), np.concatenate([uv for _, uv in clips]))
+    own = median_pitch(contour.f0, contour.uv)
+    if not usual or not own:
+        return 0
+    semitones = round(12 * np.log2(usual / own))
+    octave = 12 * round(semitones / 12)
+    return octave if abs(semitones - octave) <= 2 else semitones
+
+
+def median_pitch(f0: np.ndarray, uv: np.ndarray) -> float:
+    """The middle of the voiced f0 in Hz; 0 where nothing is voiced."""
+    import numpy as np
+
+    voiced = f0[uv > 0.5]
+    return float(np.median(voiced)) if len(voiced) else 0.0
+
+
+def report(runner: Runner, folders: Folders, conversions: list[Conversion], data: Path) -> None:
+    """Measure, draw, and write index.html; print the figures."""
+    from modules.training.logging import METRICS_NAME, read_metrics
+    from scripts import demo_report
+
+    print("\n== look at the results", flush=True)
+    sections = []
+    for conversion in conversions:
+        for path, role in ((conversion.source, "source"), (conversion.result, "result")):
+            shutil.copyfile(path, folders.out / f"{conversion.name}_{role}{path.suffix}")
+        melody, section = demo_report.measure_conversion(conversion, folders.out)
+        sections.append(section)
+        print(f"{conversion.name}: {demo_report.describe_melody(melody)}")
+    rows = read_metrics(folders.model / METRICS_NAME)
+    training = demo_report.summarise_training(rows)
+    print(f"held-out mel distance: {training.first_distance:.2f} at step 0, {training.last_distance:.2f} at the end")
+    demo_report.write_page(
+        folders.out / "index.html",
+        voices="the songs in demo/" if data == DEMO_VOICES else f"the voices in {data.name}/",
+        training=training,
+        rows=rows,
+        sections=sections,
+        steps=[demo_report.Step(title, entry["command"], entry["seconds"]) for title, entry in runner.done.items()],
+        machine=describe_machine(),
+    )
+    print(f"\nOpen {relative(folders.out / 'index.html')} in a browser to listen.")
+
+
+def describe_machine() -> str:
+    """Which computer the timings belong to."""
+    import platform
+
+    import torch
+
+    return (
+        f"Made on {os.cpu_count()} processor cores ({platform.system()} {platform.machine()}), "
+        f"Python {platform.python_version()}, torch {torch.__version__}."
+    )
+
+
+def demo(args: argparse.Namespace) -> int:
+    """The whole demo."""
+    if not args.minutes > 0:
+        raise UserError(f"{args.minutes:g} minutes are no training", "--minutes", "give a number above 0")
+    data = args.data.resolve() if args.data else DEMO_VOICES
+    name = "demo" if data == DEMO_VOICES else f"demo_{data.name}"
+    folders = Folders((args.out_dir or ROOT / "results" / name).resolve())
+    voices = find_voices(data)
+    prepare(voices, folders, args)
+    runner = Runner(folders.work / "done.json")
+    preprocess(runner, folders, args)
+    train(runner, folders, args)
+    report(runner, folders, convert(runner, folders, args), data)
+    return EXIT_OK
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run the demo."""
+    parser = make_parser("Train a small model on a few songs and convert one singer to the other.")
+    parser.add_argument("--data", type=Path, help="your own voices: a folder with one folder of recordings a speaker")
+    parser.add_argument("--out_dir", type=Path, help="where the results go; default results/demo or demo_<folder>")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training, earlier runs included")
+    parser.add_argument("--speech_encoder", default="whisper-ppg-base", help="which encoder reads the words")
+    parser.add_argument("--f0_predictor", default="fcpe", help="which predictor finds the pitch")
+    parser.add_argument("--fresh", action="store_true", help="do not go on with an earlier run")
+    return run(demo, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,345 @@
+"""The figures, pictures and the page that scripts/demo.py leaves."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from modules.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from modules.f0 import F0Contour
+
+TEMPLATE = Path(__file__).with_name("demo_report.html")
+HOP_LENGTH = 512
+SAMPLE_RATE = 44100
+N_MELS = 80
+JUDGE = "harvest"  # finds the pitch of both sides for the figures; the conversion itself uses another predictor
+GOOD_CORRELATION, GOOD_CENTS = 0.95, 25.0
+DISTANCE_KEY = "val/mel_distance"  # of metrics.jsonl, as train.py writes it
+LOSS_LABELS = {
+    "loss/g/mel": ("mel (weighted)", "#c05621"),
+    "loss/g/fm": ("feature matching", "#2b6cb0"),
+    "loss/g/kl": ("KL", "#2f855a"),
+    "loss/d/total": ("discriminator", "#6b46c1"),
+}
+SOURCE_COLOUR, RESULT_COLOUR = "#2b6cb0", "#c05621"
+SECTION = """
+<section>
+<h2>$source_speaker &rarr; $target_speaker: $song</h2>
+<div class="players">
+<figure><figcaption>before: $source_speaker sings</figcaption>$source_audio</figure>
+<figure><figcaption>after: $target_speaker sings it</figcaption>$result_audio</figure>
+</div>
+<p>$verdict</p>
+<p>$moved $length The conversion took $seconds s, loading the models included.</p>
+<img src="$picture" alt="mel spectrograms of source and result, and both pitch curves">
+</section>
+"""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A held-out song and what the model made of it."""
+
+    source_speaker: str
+    target_speaker: str
+    source: Path
+    result: Path
+    semitones: int  # by which the song was moved
+    seconds: float  # the conversion took, loading included
+
+    @property
+    def name(self) -> str:
+        """For file names."""
+        return f"{self.source_speaker}_to_{self.target_speaker}"
+
+
+@dataclass(frozen=True)
+class Melody:
+    """How closely a result follows the melody of its source.
+
+    Attributes:
+        correlation: of log f0, over frames that are voiced in both.
+        median_cents: middle distance from the moved source melody, over the same frames.
+        agreement: share of frames on which both agree whether they are voiced.
+        frames: voiced in both.
+    """
+
+    correlation: float
+    median_cents: float
+    agreement: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the demo and how long it took."""
+
+    title: str
+    command: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the rows of metrics.jsonl come to."""
+
+    steps: int
+    seconds: float
+    first_distance: float
+    last_distance: float
+
+
+def compare_melodies(source: F0Contour, result: F0Contour, semitones: float) -> Melody:
+    """Figures for two contours of the same length; the source is moved by ``semitones`` first."""
+    import numpy as np
+
+    count = min(len(source.f0), len(result.f0))
+    voiced_source, voiced_result = source.uv[:count] > 0.5, result.uv[:count] > 0.5
+    both = voiced_source & voiced_result
+    agreement = float(np.mean(voiced_source == voiced_result)) if count else 0.0
+    if both.sum() < 2:
+        return Melody(float("nan"), float("nan"), agreement, int(both.sum()))
+    wanted = np.log2(source.f0[:count][both]) + semitones / 12
+    found = np.log2(result.f0[:count][both])
+    return Melody(
+        correlation=float(np.corrcoef(wanted, found)[0, 1]),
+        median_cents=float(np.median(np.abs(found - wanted)) * 1200),
+        agreement=agreement,
+        frames=int(both.sum()),
+    )
+
+
+def draw_conversion(
+    source: np.ndarray,
+    result: np.ndarray,
+    contours: tuple[F0Contour, F0Contour],
+    conversion: Conversion,
+    path: Path,
+) -> None:
+    """Both mel spectrograms and, under them, both f0 curves, as a PNG."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    for axes, audio, title in (
+        (top, source, f"source: {conversion.source_speaker} sings"),
+        (middle, result, f"result: {conversion.target_speaker} sings it"),
+    ):
+        axes.imshow(
+            mel_picture(audio),
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            extent=(0, len(audio) / SAMPLE_RATE, 0, N_MELS),
+            vmin=-9,
+            vmax=1.5,
+        )
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_ylabel("mel band")
+    moved = f"source, moved by {conversion.semitones:+d} semitones"
+    lines = (
+        (contours[0], conversion.semitones, SOURCE_COLOUR, 3.5, moved),
+        (contours[1], 0, RESULT_COLOUR, 1.4, "result"),
+    )
+    for contour, semitones, colour, width, label in lines:
+        hertz = np.where(contour.uv > 0.5, contour.f0 * 2 ** (semitones / 12), np.nan)
+        times = np.arange(len(hertz)) * HOP_LENGTH / SAMPLE_RATE
+        bottom.plot(times, hertz, color=colour, linewidth=width, alpha=0.9 if width < 2 else 0.45, label=label)
+    bottom.set_yscale("log", base=2)
+    bottom.yaxis.set_major_formatter("{x:.0f}")
+    bottom.set_title("f0, the pitch that is sung", loc="left", fontsize=11)
+    bottom.set_ylabel("Hz")
+    bottom.set_xlabel("seconds")
+    bottom.grid(alpha=0.3)
+    bottom.legend(loc="upper right", fontsize=9)
+    save_figure(figure, path)
+
+
+def mel_picture(audio: np.ndarray) -> np.ndarray:
+    """The log mel [N_MELS, T // HOP_LENGTH] of audio [T]."""
+    import torch
+
+    from modules.audio.spectrogram import mel_spectrogram
+
+    mel = mel_spectrogram(
+        torch.from_numpy(audio)[None].float(),
+        n_fft=2048,
+        n_mels=N_MELS,
+        sample_rate=SAMPLE_RATE,
+        hop_length=HOP_LENGTH,
+        win_length=2048,
+        fmin=0.0,
+        fmax=SAMPLE_RATE / 2,
+    )
+    return mel[0].numpy()
+
+
+def draw_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """The held-out mel distance and the losses over the steps, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    distances = series(rows, DISTANCE_KEY)
+    left.plot(*zip(*distances, strict=True), "o-", color=RESULT_COLOUR, markersize=4)
+    left.set_title("held-out mel distance (lower is better)", loc="left", fontsize=11)
+    left.set_ylim(bottom=0)
+    for key, (label, colour) in LOSS_LABELS.items():
+        points = series(rows, key)
+        if points:
+            right.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.4)
+    right.set_title("losses of training", loc="left", fontsize=11)
+    right.set_yscale("log")
+    right.legend(fontsize=9)
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """The steps and values of one key of metrics.jsonl."""
+    return [(int(row["step"]), float(row[key])) for row in rows if key in row]
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, atomically."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def summarise_training(rows: Sequence[Mapping[str, Any]]) -> Training:
+    """Steps, seconds and the held-out mel distance at both ends of a run."""
+    distances = series(rows, DISTANCE_KEY)
+    return Training(
+        steps=max(int(row["step"]) for row in rows),
+        seconds=max(float(row.get("seconds", 0)) for row in rows),
+        first_distance=distances[0][1],
+        last_distance=distances[-1][1],
+    )
+
+
+def measure_conversion(conversion: Conversion, out_dir: Path) -> tuple[Melody, str]:
+    """Compare source and result, draw them into ``out_dir``; returns the figures and the section of the page."""
+    from modules.audio.io import audio_info, load_audio
+    from modules.f0 import get_predictor
+
+    predictor = get_predictor(JUDGE, hop_length=HOP_LENGTH, sample_rate=SAMPLE_RATE)
+    source, _ = load_audio(conversion.source, SAMPLE_RATE)
+    result, _ = load_audio(conversion.result, SAMPLE_RATE)
+    frames = min(len(source), len(result)) // HOP_LENGTH
+    contours = predictor(source, frames), predictor(result, frames)
+    melody = compare_melodies(*contours, conversion.semitones)
+    picture = out_dir / f"{conversion.name}.png"
+    draw_conversion(source, result, contours, conversion, picture)
+    section = Template(SECTION).substitute(
+        source_speaker=html.escape(conversion.source_speaker),
+        target_speaker=html.escape(conversion.target_speaker),
+        song=html.escape(conversion.source.stem),
+        source_audio=audio_tag(source),
+        result_audio=audio_tag(result),
+        picture=picture_uri(picture),
+        verdict=html.escape(describe_melody(melody)),
+        moved=html.escape(describe_move(conversion)),
+        length=html.escape(describe_lengths(len(source), len(result), audio_info(conversion.source).sample_rate)),
+        seconds=f"{conversion.seconds:.0f}",
+    )
+    return melody, section
+
+
+def describe_melody(melody: Melody) -> str:
+    """What the figures of a melody mean."""
+    if melody.frames < 2:
+        return "The result has no pitch to compare: the model has not learned to sing yet."
+    good = melody.correlation > GOOD_CORRELATION and melody.median_cents < GOOD_CENTS
+    words = "The result follows the melody" if good else "The result does not follow the melody closely yet"
+    return (
+        f"{words}: the correlation of the two pitch curves is {melody.correlation:.3f} (1 is perfect), and half of the "
+        f"time the result is within {melody.median_cents:.0f} cents of the wanted pitch (100 cents are a semitone). "
+        f"On {melody.agreement:.0%} of the song both agree on whether there is a pitch at all."
+    )
+
+
+def describe_move(conversion: Conversion) -> str:
+    """Why the song was moved."""
+    if conversion.semitones == 0:
+        return f"{conversion.target_speaker} sings at the same height, so the song was not moved."
+    direction = "higher" if conversion.semitones > 0 else "lower"
+    return (
+        f"{conversion.target_speaker} sings {direction}, so the song was moved by {conversion.semitones:+d} semitones "
+        f"(-t {conversion.semitones})."
+    )
+
+
+def describe_lengths(source: int, result: int, source_rate: int) -> str:
+    """Lengths of both in samples at SAMPLE_RATE."""
+    if source == result:
+        return f"{source / SAMPLE_RATE:.2f} s in, {result / SAMPLE_RATE:.2f} s out: the same to the sample."
+    resampled = f" (the source has {source_rate} Hz)" if source_rate != SAMPLE_RATE else ""
+    return f"{source} samples in{resampled}, {result} samples out."
+
+
+def audio_tag(audio: np.ndarray) -> str:
+    """A player with the audio [T] inside the page."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.2)
+    return f'<audio controls src="data:audio/mpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"></audio>'
+
+
+def picture_uri(path: Path) -> str:
+    """A PNG as an address that carries it."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def write_page(
+    path: Path,
+    *,
+    voices: str,
+    training: Training,
+    rows: Sequence[Mapping[str, Any]],
+    sections: Sequence[str],
+    steps: Sequence[Step],
+    machine: str,
+) -> None:
+    """Draw the losses and write the page: one file that needs nothing beside it."""
+    curve = path.with_name("training.png")
+    draw_training(rows, curve)
+    table = "\n".join(
+        f"<tr><td>{html.escape(step.title)}</td><td><code>{html.escape(step.command)}</code></td>"
+        f'<td class="number">{format_duration(step.seconds)}</td></tr>'
+        for step in steps
+    )
+    page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        voices=html.escape(voices),
+        machine=html.escape(machine),
+        sections="\n".join(sections),
+        steps=table,
+        total=format_duration(sum(step.seconds for step in steps)),
+        training_picture=picture_uri(curve),
+        training_steps=f"{training.steps:,}",
+        training_time=format_duration(training.seconds),
+        first_distance=f"{training.first_distance:.2f}",
+        last_distance=f"{training.last_distance:.2f}",
+        share=f"{training.last_distance / training.first_distance:.0%}",
+    )
+    write_text(path, page)
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as words: 42 s, 4 min 10 s."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
