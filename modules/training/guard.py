@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -16,16 +16,30 @@ from modules.training.distributed import Ranks
 TOLERATED_WITH_SCALER = 25
 
 
+def lost(step: int, model_dir: Path, last_good: int | None) -> UserError:
+    """The error of a generator's run whose numbers are no longer finite."""
+    kept = "there is no checkpoint yet" if last_good is None else f"G_{last_good}.pth and D_{last_good}.pth are kept"
+    return UserError(
+        f"the training became NaN or infinite at step {step}; {kept}",
+        model_dir,
+        "lower train.learning_rate, or train with fp16_run false or half_type bf16, and start again",
+    )
+
+
 class FiniteGuard:
     """Keeps, on the device, since which step the losses have not been finite.
 
     Args:
         ranks: all of them stop together when one of them is lost.
         has_scaler: float16 with gradient scaling.
+        error: makes the error from the step, the folder and the last good checkpoint.
     """
 
-    def __init__(self, ranks: Ranks, has_scaler: bool) -> None:
+    def __init__(
+        self, ranks: Ranks, has_scaler: bool, error: Callable[[int, Path, int | None], UserError] = lost
+    ) -> None:
         self.ranks = ranks
+        self.error = error
         self.tolerated = TOLERATED_WITH_SCALER if has_scaler else 0
         self._row = torch.zeros((), dtype=torch.int64, device=ranks.device)  # bad steps up to now without a good one
         self._lost_at = torch.zeros((), dtype=torch.int64, device=ranks.device)  # 0: not lost
@@ -44,17 +58,7 @@ class FiniteGuard:
         """
         (lost_at,) = self.ranks.highest([int(self._lost_at)])
         if lost_at:
-            raise lost(lost_at, model_dir, last_good)
-
-
-def lost(step: int, model_dir: Path, last_good: int | None) -> UserError:
-    """The error of a run whose numbers are no longer finite."""
-    kept = "there is no checkpoint yet" if last_good is None else f"G_{last_good}.pth and D_{last_good}.pth are kept"
-    return UserError(
-        f"the training became NaN or infinite at step {step}; {kept}",
-        model_dir,
-        "lower train.learning_rate, or train with fp16_run false or half_type bf16, and start again",
-    )
+            raise self.error(lost_at, model_dir, last_good)
 
 
 def all_finite(modules: Iterable[nn.Module]) -> bool:

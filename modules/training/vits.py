@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from models import MultiPeriodDiscriminator, SynthesizerTrn
 from modules import checkpoint
-from modules.cli import EXIT_OK
 from modules.config import Config, load_config
 from modules.data.dataset import Batch, Clip, ClipDataset, collate, read_file_list
 from modules.data.sampler import ClipSampler
@@ -34,23 +33,20 @@ from modules.training.checkpoints import (
 )
 from modules.training.distributed import Ranks
 from modules.training.evaluation import choose_clips, evaluate, mel_of_audio, mel_of_spec
-from modules.training.guard import FiniteGuard, all_finite, lost
-from modules.training.logging import LiveLine, Speedometer, TrainingLog, progress_line
+from modules.training.guard import lost
+from modules.training.logging import TrainingLog
 from modules.training.precision import Precision
-from modules.training.schedule import exponential_rate, seed_step, set_rate
-from modules.training.stop import StopSignals, leave_signals_to_parent
+from modules.training.run import Plan, RunOptions, TrainingRun
+from modules.training.schedule import exponential_rate
+from modules.training.stop import leave_signals_to_parent
 
 MAX_WORKERS = 5  # beyond that, loading is never what a step waits for
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(RunOptions):
     """What the command line adds to the config."""
 
-    max_steps: int | None = None  # the step at which training ends, counted from the very first one
-    max_minutes: float | None = None  # of this run
-    num_workers: int | None = None  # processes that load clips; None: as many as are useful
-    precision: str | None = None  # fp32, bf16 or fp16; None: as the config says
     compile: bool = False
 
 
@@ -264,11 +260,8 @@ def train(config_path: Path, model_dir: Path, options: Options, ranks: Ranks) ->
         return run.loop(loader, sampler)
 
 
-class Run:
-    """One run of training: the loop, and what it does every so many steps.
-
-    Use as a context manager: it then holds the signal handlers and the log files.
-    """
+class Run(TrainingRun[Batch, tuple[Pictures, dict[str, Tensor]]]):
+    """One run of training: what the loop does every step and every so many steps."""
 
     def __init__(
         self,
@@ -281,124 +274,55 @@ class Run:
         progress: Progress,
         held_out: Sequence[Clip],
     ) -> None:
-        self.config, self.model_dir, self.options, self.ranks = config, model_dir, options, ranks
-        self.precision, self.networks, self.progress, self.held_out = precision, networks, progress, held_out
-        self.saved_step = progress.step
-        self.guard = FiniteGuard(ranks, has_scaler=precision.scaler.is_enabled())
+        train = config.train
+        super().__init__(
+            Plan(train.epochs, train.batch_size, train.seed, train.log_interval, train.eval_interval),
+            model_dir,
+            options,
+            ranks,
+            precision,
+            (networks.generator, networks.discriminator),
+            (networks.optimizer_g, networks.optimizer_d),
+            (*Losses._fields, "total"),
+            progress,
+        )
+        self.config, self.networks, self.held_out = config, networks, held_out
         self.best = BestCheckpoint(model_dir, progress.step)
-        self.speed, self.line = Speedometer(), LiveLine()
-        self.sums = torch.zeros(len(Losses._fields) + 1, device=ranks.device)  # of the losses since the last line
-        self.summed = 0
 
-    def __enter__(self) -> Run:
-        self.stop = StopSignals(self.options.max_minutes).__enter__()
-        self.log = TrainingLog(self.model_dir, self.progress.step) if self.ranks.is_first else None
-        return self
+    def learning_rate(self) -> float:
+        train = self.config.train
+        return exponential_rate(train.learning_rate, train.lr_decay, self.progress.epoch, train.warmup_epochs)
 
-    def __exit__(self, *error: Any) -> None:
-        if self.log is not None:
-            self.log.close()
-        self.stop.__exit__(*error)
+    def train_step(self, batch: Batch, measure: bool) -> tuple[Tensor, tuple[Pictures, dict[str, Tensor]]]:
+        losses, pictures, norms = train_step(self.networks, batch, self.config, self.precision, measure)
+        return torch.stack([*losses, losses.generator_total]), (pictures, norms)
 
-    def loop(self, loader: DataLoader[Clip], sampler: ClipSampler) -> int:
-        """Train to the end; returns the exit code."""
-        config, progress = self.config.train, self.progress
-        batches = len(loader)
-        self._find_position(batches)
-        last_step = progress.step + (config.epochs - progress.epoch + 1) * batches - progress.batch
-        last_step = min(last_step, self.options.max_steps or last_step)
-        if progress.step >= last_step:
-            self._say(f"nothing to do: step {progress.step} of {last_step} is done")
-            return EXIT_OK
-        if progress.step == 0:
-            self._evaluate()
-        while progress.step < last_step:
-            rate = exponential_rate(config.learning_rate, config.lr_decay, progress.epoch, config.warmup_epochs)
-            set_rate(self.networks.optimizer_g, rate)
-            set_rate(self.networks.optimizer_d, rate)
-            sampler.set_position(progress.epoch, skip=progress.batch * config.batch_size)
-            for batch in loader:
-                progress.step += 1
-                progress.batch += 1
-                step = progress.step
-                due = step % config.log_interval == 0
-                seed_step(config.seed, self.ranks.rank, step)
-                batch = batch.to(self.ranks.device)
-                losses, pictures, norms = train_step(self.networks, batch, self.config, self.precision, due)
-                self._watch(step, losses)
-                if due:
-                    self._report(last_step, rate, norms, pictures)
-                if step % config.eval_interval == 0:
-                    self._save()
-                    self._evaluate()
-                received, expired = self.ranks.highest([self.stop.received or 0, self.stop.expired])
-                if received or expired or step == last_step:
-                    return self._finish(received)
-            progress.epoch += 1
-            progress.batch = 0
-        return self._finish(0)
-
-    def _find_position(self, batches: int) -> None:
-        """Go on in the middle of an epoch, or start it again where the data or the ranks are not the same."""
-        progress = self.progress
-        if progress.batches_per_epoch != batches:
-            progress.batch = 0
-        progress.batches_per_epoch = batches
-        if progress.batch >= batches:
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-
-    def _watch(self, step: int, losses: Losses) -> None:
-        """Add up the losses and see that they are finite, all on the device."""
-        parts = torch.stack([*losses, losses.generator_total]).detach()
-        self.guard.watch(step, parts.sum())
-        self.sums += parts
-        self.summed += 1
-        self.speed.step()
-        self.line.update(f"step {step}, {self.speed.rate:.2f} steps/s")
-
-    def _report(self, last_step: int, rate: float, norms: dict[str, Tensor], pictures: Pictures) -> None:
-        """Log the mean losses since the last line; here the host waits for the device."""
-        progress = self.progress
-        self.guard.check(self.model_dir, self.saved_step)
-        means = self.ranks.mean_tensor(self.sums / self.summed).tolist()
-        self.sums.zero_()
-        self.summed = 0
-        if self.log is None:
-            return
-        named = dict(zip((*Losses._fields, "total"), means, strict=True))
-        values = {"loss/d/total": named.pop("disc"), **{f"loss/g/{name}": value for name, value in named.items()}}
-        values |= {"learning_rate": rate, **{name: float(norm) for name, norm in norms.items()}}
-        if self.precision.scaler.is_enabled():
-            values["grad_scale"] = self.precision.scaler.get_scale()
-        values["steps_per_second"] = self.speed.rate
-        self.log.scalars(progress.step, progress.epoch, values)
-        self.log.picture(progress.step, "slice/mel_org", pictures.mel.cpu().numpy())
-        self.log.picture(progress.step, "slice/mel_gen", pictures.generated_mel.float().cpu().numpy())
+    def report(
+        self, log: TrainingLog, losses: dict[str, float], rate: float, seen: tuple[Pictures, dict[str, Tensor]]
+    ) -> dict[str, float]:
+        pictures, norms = seen
+        step = self.progress.step
+        values = {"loss/d/total": losses["disc"]}
+        values |= {f"loss/g/{name}": value for name, value in losses.items() if name != "disc"}
+        values |= {name: float(norm) for name, norm in norms.items()} | self.common_scalars(rate)
+        log.scalars(step, self.progress.epoch, values)
+        log.picture(step, "slice/mel_org", pictures.mel.cpu().numpy())
+        log.picture(step, "slice/mel_gen", pictures.generated_mel.float().cpu().numpy())
         if self.config.model.use_automatic_f0_prediction:
             lines = {name: getattr(pictures, name).float().cpu().numpy() for name in ("lf0", "pred_lf0", "norm_lf0")}
-            self.log.curves(progress.step, "all/lf0", lines)
-        shown = {"d": values["loss/d/total"], **{name: named[name] for name in ("gen", "fm", "mel", "kl", "lf0")}}
-        self._say(progress_line(progress.step, last_step, progress.epoch, self.speed.rate, shown))
+            log.curves(step, "all/lf0", lines)
+        return {"d": losses["disc"], **{name: losses[name] for name in ("gen", "fm", "mel", "kl", "lf0")}}
 
-    def _save(self) -> None:
-        """Write the pair of this step, unless its numbers are not finite, and delete the oldest ones."""
-        if self.saved_step == self.progress.step:
-            return
-        self.guard.check(self.model_dir, self.saved_step)
-        networks = self.networks
-        if not all_finite((networks.generator, networks.discriminator)):
-            raise lost(self.progress.step, self.model_dir, self.saved_step)
-        if self.ranks.is_first:
-            self.progress.scaler = self.precision.scaler.state_dict()
-            save_pair(self.model_dir, networks.players, self.progress, self.config.train.learning_rate)
-            checkpoint.clean(self.model_dir, self.config.train.keep_ckpts)
-        self.saved_step = self.progress.step
-        self.speed.pause()
+    def write_checkpoint(self) -> None:
+        save_pair(self.model_dir, self.networks.players, self.progress, self.config.train.learning_rate)
+        checkpoint.clean(self.model_dir, self.config.train.keep_ckpts)
 
-    def _evaluate(self) -> None:
+    def lost(self, step: int, model_dir: Path, last_good: int | None) -> UserError:
+        return lost(step, model_dir, last_good)
+
+    def evaluate(self) -> None:
         """Measure the held-out mel distance, show what it sounds like, and keep the best generator."""
         distance, samples = evaluate(self.networks.generator, self.held_out, self.config, self.ranks)
-        self.speed.pause()
         if self.log is None:
             return
         step, sample_rate = self.progress.step, self.config.data.sampling_rate
@@ -411,18 +335,4 @@ class Run:
         is_best = step > 0 and self.best.offer(
             self.networks.generator, self.progress, distance, self.config.train.learning_rate
         )
-        self._say(f"step {step}: held-out mel distance {distance:.4f}{', the best so far' if is_best else ''}")
-
-    def _finish(self, received: int) -> int:
-        """Save, and unless a signal asks for haste evaluate; returns the exit code."""
-        fresh = self.saved_step != self.progress.step
-        self._save()
-        if fresh and not received:
-            self._evaluate()
-        self._say(f"saved at step {self.progress.step}; the same command goes on from here")
-        return 128 + received if received else EXIT_OK
-
-    def _say(self, text: str) -> None:
-        if self.ranks.is_first:
-            self.line.clear()
-            print(text, flush=True)
+        self.say(f"step {step}: held-out mel distance {distance:.4f}{', the best so far' if is_best else ''}")

@@ -1,0 +1,233 @@
+"""The loop of a training run, whatever network it trains: when it logs, saves, evaluates and ends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from modules.cli import EXIT_OK
+from modules.data.sampler import ClipSampler
+from modules.errors import UserError
+from modules.training.checkpoints import Progress
+from modules.training.distributed import Ranks
+from modules.training.guard import FiniteGuard, all_finite
+from modules.training.logging import LiveLine, Speedometer, TrainingLog, progress_line
+from modules.training.precision import Precision
+from modules.training.schedule import seed_step, set_rate
+from modules.training.stop import StopSignals
+
+BatchT = TypeVar("BatchT")  # what the loader gives; has .to(device)
+Seen = TypeVar("Seen")  # what a step shows in the log besides its losses
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line adds to the config."""
+
+    max_steps: int | None = None  # the step at which training ends, counted from the very first one
+    max_minutes: float | None = None  # of this run
+    num_workers: int | None = None  # processes that load clips; None: as many as are useful
+    precision: str | None = None  # fp32, bf16 or fp16; None: as the config says
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the config says about the loop."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+    log_interval: int  # steps
+    eval_interval: int  # steps
+
+
+class TrainingRun(ABC, Generic[BatchT, Seen]):
+    """One run of training. Use as a context manager: it then holds the signal handlers and the log files.
+
+    Args:
+        plan: when what is due.
+        model_dir: where checkpoints and logs go.
+        modules: what is trained, bare.
+        optimizers: of those.
+        loss_names: what a step's losses are called, in their order; the last one is their sum where there are several.
+        progress: where the run is; kept up to date.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        model_dir: Path,
+        options: RunOptions,
+        ranks: Ranks,
+        precision: Precision,
+        modules: Sequence[nn.Module],
+        optimizers: Sequence[Optimizer],
+        loss_names: Sequence[str],
+        progress: Progress,
+    ) -> None:
+        self.plan, self.model_dir, self.options, self.ranks = plan, model_dir, options, ranks
+        self.precision, self.modules, self.optimizers, self.progress = precision, modules, optimizers, progress
+        self.saved_step = progress.step
+        self.guard = FiniteGuard(ranks, precision.scaler.is_enabled(), self.lost)
+        self.speed, self.line = Speedometer(), LiveLine()
+        self.loss_names = loss_names
+        self.sums = torch.zeros(len(loss_names), device=ranks.device)  # of the losses since the last line
+        self.summed = 0
+
+    def __enter__(self) -> Any:
+        self.stop = StopSignals(self.options.max_minutes).__enter__()
+        self.log = TrainingLog(self.model_dir, self.progress.step) if self.ranks.is_first else None
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.log is not None:
+            self.log.close()
+        self.stop.__exit__(*error)
+
+    @abstractmethod
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+
+    @abstractmethod
+    def train_step(self, batch: BatchT, measure: bool) -> tuple[Tensor, Seen]:
+        """One update. Returns the losses, [len(loss_names)] on the device, and what ``report`` may show.
+
+        ``measure`` tells that this step is going to be reported.
+        """
+
+    @abstractmethod
+    def report(self, log: TrainingLog, losses: dict[str, float], rate: float, seen: Seen) -> dict[str, float]:
+        """Write the mean losses since the last report to ``log``; returns those to print."""
+
+    @abstractmethod
+    def write_checkpoint(self) -> None:
+        """Write the checkpoint of this step and delete old ones; called by the first rank."""
+
+    @abstractmethod
+    def evaluate(self) -> None:
+        """Measure on held-out clips, log it, keep the best; called by all ranks."""
+
+    @abstractmethod
+    def lost(self, step: int, model_dir: Path, last_good: int | None) -> UserError:
+        """The error of a run whose numbers were no longer finite at ``step``, after a checkpoint that is good."""
+
+    def loop(self, loader: DataLoader[Any], sampler: ClipSampler) -> int:
+        """Train to the end; returns the exit code."""
+        plan, progress = self.plan, self.progress
+        batches = len(loader)
+        self._find_position(batches)
+        last_step = progress.step + (plan.epochs - progress.epoch + 1) * batches - progress.batch
+        last_step = min(last_step, self.options.max_steps or last_step)
+        if progress.step >= last_step:
+            self.say(f"nothing to do: step {progress.step} of {last_step} is done")
+            return EXIT_OK
+        if progress.step == 0:
+            self._evaluate()
+        while progress.step < last_step:
+            sampler.set_position(progress.epoch, skip=progress.batch * plan.batch_size)
+            ended = self._epoch(loader, last_step)
+            if ended is not None:
+                return ended
+            progress.epoch += 1
+            progress.batch = 0
+        return self._finish(0)
+
+    def _epoch(self, loader: Iterable[Any], last_step: int) -> int | None:
+        """The rest of an epoch; returns the exit code where training ends in it."""
+        progress = self.progress
+        for batch in loader:
+            rate = self.learning_rate()
+            for optimizer in self.optimizers:
+                set_rate(optimizer, rate)
+            progress.step += 1
+            progress.batch += 1
+            due = progress.step % self.plan.log_interval == 0
+            seed_step(self.plan.seed, self.ranks.rank, progress.step)
+            losses, seen = self.train_step(batch.to(self.ranks.device), due)
+            self._watch(losses)
+            if due:
+                self._report(last_step, rate, seen)
+            if progress.step % self.plan.eval_interval == 0:
+                self._save()
+                self._evaluate()
+            received, expired = self.ranks.highest([self.stop.received or 0, self.stop.expired])
+            if received or expired or progress.step == last_step:
+                return self._finish(received)
+        return None
+
+    def _find_position(self, batches: int) -> None:
+        """Go on in the middle of an epoch, or start it again where the data or the ranks are not the same."""
+        progress = self.progress
+        if progress.batches_per_epoch != batches:
+            progress.batch = 0
+        progress.batches_per_epoch = batches
+        if progress.batch >= batches:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+
+    def _watch(self, losses: Tensor) -> None:
+        """Add up the losses and see that they are finite, all on the device."""
+        losses = losses.detach()
+        self.guard.watch(self.progress.step, losses.sum())
+        self.sums += losses
+        self.summed += 1
+        self.speed.step()
+        self.line.update(f"step {self.progress.step}, {self.speed.rate:.2f} steps/s")
+
+    def _report(self, last_step: int, rate: float, seen: Seen) -> None:
+        """Log the mean losses since the last line; here the host waits for the device."""
+        progress = self.progress
+        self.guard.check(self.model_dir, self.saved_step)
+        means = self.ranks.mean_tensor(self.sums / self.summed).tolist()
+        self.sums.zero_()
+        self.summed = 0
+        if self.log is None:
+            return
+        shown = self.report(self.log, dict(zip(self.loss_names, means, strict=True)), rate, seen)
+        self.say(progress_line(progress.step, last_step, progress.epoch, self.speed.rate, shown))
+
+    def common_scalars(self, rate: float) -> dict[str, float]:
+        """What every run logs besides its losses."""
+        values = {"learning_rate": rate}
+        if self.precision.scaler.is_enabled():
+            values["grad_scale"] = self.precision.scaler.get_scale()
+        return {**values, "steps_per_second": self.speed.rate}
+
+    def _save(self) -> None:
+        """Write the checkpoint of this step, unless its numbers are not finite."""
+        if self.saved_step == self.progress.step:
+            return
+        self.guard.check(self.model_dir, self.saved_step)
+        if not all_finite(self.modules):
+            raise self.lost(self.progress.step, self.model_dir, self.saved_step)
+        if self.ranks.is_first:
+            self.progress.scaler = self.precision.scaler.state_dict()
+            self.write_checkpoint()
+        self.saved_step = self.progress.step
+        self.speed.pause()
+
+    def _evaluate(self) -> None:
+        self.evaluate()
+        self.speed.pause()
+
+    def _finish(self, received: int) -> int:
+        """Save, and unless a signal asks for haste evaluate; returns the exit code."""
+        fresh = self.saved_step != self.progress.step
+        self._save()
+        if fresh and not received:
+            self._evaluate()
+        self.say(f"saved at step {self.progress.step}; the same command goes on from here")
+        return 128 + received if received else EXIT_OK
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all ranks."""
+        if self.ranks.is_first:
+            self.line.clear()
+            print(text, flush=True)
