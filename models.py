@@ -210,7 +210,8 @@ class SynthesizerTrn(nn.Module):
             noise_scale: of the prior's standard deviation.
             predict_f0: replace f0 by what the model itself would sing; ignored where it cannot.
             seed: every row draws from a generator of its own with this seed, so that it sounds as it would alone.
-            lengths: frames of each row, int64 [B], where rows are padded at their ends; None: all have T.
+            lengths: frames of each row, int64 [B], where rows are padded at their ends; None: all have T. The last
+                few frames before the padding hear it in the decoder's convolutions.
 
         Returns:
             Audio [B, 1, T * hop_length], and the f0 that was used, [B, T].
@@ -219,7 +220,7 @@ class SynthesizerTrn(nn.Module):
         noise = RowNoise(c.device, seed, [t] * b if lengths is None else lengths.tolist())
         mask = None if lengths is None else sequence_mask(lengths, t)[:, None].to(c.dtype)
         speaker = self.speaker_condition(g)
-        x = self.embed(c, uv, volume, mask)
+        x = self.embed(masked(c, mask), uv, volume, mask)
         if predict_f0 and self.f0_decoder is not None:
             norm_lf0 = normalize_f0(f0_to_log(f0)[:, None], mask, uv)
             f0 = log_to_f0(self.f0_decoder(x, norm_lf0, mask, speaker))[:, 0]
@@ -346,8 +347,7 @@ class MultiPeriodDiscriminator(nn.Module):
     def forward(self, *audio: Tensor) -> tuple[DiscriminatorOutput, ...]:
         """Judge one or more batches [B, 1, T] of equal length in one pass; one output for each.
 
-        ``real, fake = D(y, y_hat.detach())`` serves the discriminators' loss. ``(fake,) = D(y_hat)`` then serves
-        the generator's, with ``real.features`` of the first pass, which the losses detach.
+        One pass over real and generated audio serves both sides' losses: each backward names its own parameters.
         """
         sizes = [len(batch) for batch in audio]
         together = torch.cat(audio) if len(audio) > 1 else audio[0]

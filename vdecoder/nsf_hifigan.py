@@ -53,9 +53,11 @@ class NSFHiFiGAN(nn.Module):
         self.ups, self.noise_convs, self.resblocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         remaining = self.hop_length  # samples of audio for one of the stage's
         for i, (rate, kernel_size) in enumerate(zip(upsample_rates, upsample_kernel_sizes, strict=True)):
-            padding = (kernel_size - rate + 1) // 2
+            overlap = kernel_size - rate
             before, channels = self.stage_channels[i : i + 2]
-            self.ups.append(WeightNormConvTranspose1d(before, channels, kernel_size, rate, padding))
+            self.ups.append(
+                WeightNormConvTranspose1d(before, channels, kernel_size, rate, (overlap + 1) // 2, overlap % 2)
+            )
             remaining //= rate
             self.noise_convs.append(excitation_conv(channels, remaining))
             for size, dilations in zip(resblock_kernel_sizes, resblock_dilation_sizes, strict=True):
