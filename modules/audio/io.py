@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -245,12 +246,12 @@ def _decoded_by_ffmpeg(source: Source, name: object, error: Exception) -> Iterat
     with tempfile.TemporaryDirectory(prefix="decode_") as folder:
         target = Path(folder) / "decoded.wav"
         # "file:" and the whitelist keep a crafted playlist or file name from reaching anything but this file.
-        command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file"]
+        command = [program, "-nostdin", "-v", "error", "-xerror", "-protocol_whitelist", "file"]
         command += ["-i", f"file:{Path(source).resolve()}", "-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto"]
         result = subprocess.run([*command, str(target)], capture_output=True, text=True, errors="replace")
         if result.returncode != 0 or not target.is_file():
-            lines = result.stderr.strip().splitlines()
-            detail = lines[-1] if lines else f"ffmpeg ended with {result.returncode}"
+            first = (result.stderr.strip().splitlines() or [f"ffmpeg ended with {result.returncode}"])[0]
+            detail = re.sub(r"^(\[[^]]*\]\s*)+", "", first)
             raise UserError(f"cannot be read as audio ({detail})", name, "convert it to wav or flac") from None
         yield target
 

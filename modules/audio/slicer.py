@@ -41,13 +41,16 @@ class RmsCurve:
         self.hop = hop
         self.samples = 0
         self._power = np.zeros(window // 2, np.float32)  # squared samples that later frames still need
+        self._skip = 0  # samples to come that no frame sees, where the hop is longer than the window
         self._frames: list[np.ndarray] = []
         self._count = 0
 
     def push(self, block: np.ndarray) -> None:
         """Add audio [n]."""
         self.samples += len(block)
-        self._power = np.concatenate([self._power, np.square(block, dtype=np.float32)])
+        skipped = min(self._skip, len(block))
+        self._skip -= skipped
+        self._power = np.concatenate([self._power, np.square(block[skipped:], dtype=np.float32)])
         self._take((len(self._power) - self.window) // self.hop + 1)
 
     def finish(self) -> np.ndarray:
@@ -63,7 +66,9 @@ class RmsCurve:
             return
         windows = np.lib.stride_tricks.sliding_window_view(self._power, self.window)[:: self.hop][:frames]
         self._frames.append(np.sqrt(windows.mean(axis=1, dtype=np.float32)))
-        self._power = self._power[frames * self.hop :]
+        used = frames * self.hop
+        self._skip += max(0, used - len(self._power))
+        self._power = self._power[used:]
         self._count += frames
 
 
