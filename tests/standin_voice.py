@@ -1,0 +1,103 @@
+"""Voices for tests of the conversion: one that sings what it hears, and a small real model with its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import models
+from modules.config import Config
+from modules.inference.options import InferenceOptions
+from modules.inference.pitch import PitchFinder
+from modules.inference.svc import Svc
+from modules.inference.voice import WindowInput
+from tests.tiny_voice import tiny_config
+from vencoder.whisper import sinusoids
+
+RATE, HOP = 44100, 512
+WIDTH = 384  # of whisper-ppg-tiny
+
+
+class Identity:
+    """Gives back what it hears, and remembers what that was."""
+
+    sample_rate = RATE
+    hop_length = HOP
+    speakers = {"alice": 0, "bob": 1}
+    n_speakers = 3
+
+    def __init__(self) -> None:
+        self.heard: list[WindowInput] = []
+
+    def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray:
+        self.heard.append(window)
+        assert len(window.f0) == len(window.uv)
+        return window.audio[: len(window.f0) * HOP].copy()
+
+
+def identity_svc() -> tuple[Svc, Identity]:
+    """An Svc whose model is the identity."""
+    voice = Identity()
+    return Svc(voice, PitchFinder(RATE, HOP)), voice
+
+
+def small_config(**model: Any) -> Config:
+    """A config of about half a million parameters for the units of whisper-ppg-tiny."""
+    return tiny_config(model={"ssl_dim": WIDTH, "speech_encoder": "whisper-ppg-tiny", **model})
+
+
+def small_model(config: Config, seed: int = 0) -> models.SynthesizerTrn:
+    """The model of a config with random weights."""
+    torch.manual_seed(seed)
+    return models.SynthesizerTrn(config.spec_channels, config.segment_frames, **config.model.model_dump())
+
+
+def write_model(folder: Path, config: Config | None = None, name: str = "G_1.pth", **extra: Any) -> Path:
+    """A checkpoint as training leaves it, and config.json beside it; returns the checkpoint."""
+    config = config or small_config()
+    folder.mkdir(parents=True, exist_ok=True)
+    state = small_model(config).state_dict()
+    torch.save({"model": state, "iteration": 1, "optimizer": None, "learning_rate": 1e-4, **extra}, folder / name)
+    config.save(folder / "config.json")
+    return folder / name
+
+
+def write_encoder(pretrain: Path) -> Path:
+    """tiny.pt with one layer of random weights: real in layout, quick to run."""
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) / max(1, int(np.prod(shape[1:]))) ** 0.5
+
+    block = "encoder.blocks.0"
+    state = {
+        "encoder.conv1.weight": normal(WIDTH, 80, 3),
+        "encoder.conv2.weight": normal(WIDTH, WIDTH, 3),
+        "encoder.positional_embedding": sinusoids(1500, WIDTH),
+        f"{block}.attn.key.weight": normal(WIDTH, WIDTH),
+        f"{block}.mlp.0.weight": normal(4 * WIDTH, WIDTH),
+        f"{block}.mlp.0.bias": torch.zeros(4 * WIDTH),
+        f"{block}.mlp.2.weight": normal(WIDTH, 4 * WIDTH),
+    }
+    for name in ("query", "value", "out"):
+        state[f"{block}.attn.{name}.weight"] = normal(WIDTH, WIDTH)
+        state[f"{block}.attn.{name}.bias"] = torch.zeros(WIDTH)
+    for norm in (f"{block}.attn_ln", f"{block}.mlp_ln", "encoder.ln_post"):
+        state[f"{norm}.weight"] = torch.ones(WIDTH)
+    for key in ("encoder.conv1", "encoder.conv2", f"{block}.mlp.2", f"{block}.attn_ln", f"{block}.mlp_ln"):
+        state[f"{key}.bias"] = torch.zeros(WIDTH)
+    state["encoder.ln_post.bias"] = torch.zeros(WIDTH)
+    dims = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": WIDTH, "n_audio_head": 6, "n_audio_layer": 1}
+    pretrain.mkdir(parents=True, exist_ok=True)
+    torch.save({"dims": dims, "model_state_dict": state}, pretrain / "tiny.pt")
+    return pretrain
+
+
+def sine(seconds: float, frequency: float = 440.0, rate: int = RATE, level: float = 0.4) -> np.ndarray:
+    """float32 tone."""
+    t = np.arange(round(seconds * rate)) / rate
+    return (level * np.sin(2 * np.pi * frequency * t)).astype(np.float32)
