@@ -34,7 +34,8 @@ NATIVE_EXTENSIONS = frozenset(
 FFMPEG_EXTENSIONS = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".ac3", ".ape", ".wv"})
 AUDIO_EXTENSIONS = NATIVE_EXTENSIONS | FFMPEG_EXTENSIONS
 
-BLOCK_SECONDS = 30.0
+BLOCK_SECONDS = 30.0  # of stream_audio
+_LOAD_SECONDS = 10.0  # decoded at a time by load_audio, which holds the result besides
 _DEFAULT_SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".ogg": "VORBIS", ".opus": "OPUS", ".mp3": "MPEG_LAYER_III"}
 _UNKNOWN_FRAMES = 1 << 40  # libsndfile gives a huge count where the header does not know the length
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what programs that write to a pipe leave in a RIFF header
@@ -73,7 +74,7 @@ def load_audio(source: Source, sample_rate: int | None = None, name: object = No
     name = source if name is None else name
     with _open(source, name) as sound:
         rate = sample_rate or sound.samplerate
-        blocks = _resampled(_mono_blocks(sound, name, BLOCK_SECONDS), sound.samplerate, rate)
+        blocks = _resampled(_mono_blocks(sound, name, _LOAD_SECONDS), sound.samplerate, rate)
         expected = None if sound.frames >= _UNKNOWN_FRAMES else output_length(sound.frames, sound.samplerate, rate)
         return _collect(blocks, expected), rate
 
@@ -95,7 +96,7 @@ def audio_info(source: Source) -> AudioInfo:
     with _open(source, source) as sound:
         if sound.frames < _UNKNOWN_FRAMES:
             return AudioInfo(sound.frames, sound.samplerate, sound.channels)
-        frames = sum(len(block) for block in _mono_blocks(sound, source, BLOCK_SECONDS))
+        frames = sum(len(block) for block in _mono_blocks(sound, source, _LOAD_SECONDS))
         return AudioInfo(frames, sound.samplerate, sound.channels)
 
 
