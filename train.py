@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.cli import make_parser, run
+from modules.cli import make_parser, positive_float, positive_int, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,22 +39,6 @@ def body(args: argparse.Namespace) -> int:
     options = Options(args.max_steps, args.max_minutes, args.num_workers, args.precision, args.compile)
     with join_ranks(args.device) as ranks:
         return train(args.config, Path("logs") / args.model, options, ranks)
-
-
-def positive_int(text: str) -> int:
-    """An argument that must be a whole number over 0."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not over 0")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """An argument that must be a number over 0."""
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{value} is not over 0")
-    return value
 
 
 if __name__ == "__main__":

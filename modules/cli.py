@@ -23,6 +23,22 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def positive_int(text: str) -> int:
+    """An argument that must be a whole number over 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not over 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """An argument that must be a number over 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{value} is not over 0")
+    return value
+
+
 def run(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Call ``body(args)`` and turn what a user can cause into a message and an exit code."""
     try:

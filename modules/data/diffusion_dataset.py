@@ -85,6 +85,7 @@ class DiffusionDataset(Dataset[Window]):
         wavs: dataset/44k/<speaker>/<name>.wav; the parent folder names the speaker.
         config: duration of a window, widths, speakers; train.cache_fp16 halves mel and units.
         augment: half of the windows are of the augmented clip: its mel, its volume, f0 and aug_shift with its key.
+        short_too: keep clips that are shorter than a window, for ``middle`` and ``whole`` alone.
         in_memory: read all clips now and keep them on ``cache_device``. The windows are the same without.
 
     Raises:
@@ -97,6 +98,7 @@ class DiffusionDataset(Dataset[Window]):
         config: DiffusionConfig,
         *,
         augment: bool,
+        short_too: bool = False,
         in_memory: bool = False,
         cache_device: torch.device | None = None,
     ) -> None:
@@ -106,7 +108,7 @@ class DiffusionDataset(Dataset[Window]):
         self.skipped: list[tuple[Path, str]] = []
         self.wavs: list[Path] = []
         self.seconds: list[float] = []
-        self._choose(wavs)
+        self._choose(wavs, 0.0 if short_too else config.data.duration + MARGIN)
         self.speaker_ids = [_speaker_id(wav, config) for wav in self.wavs]
         self._refuse_missing_features()
         for wav in self.wavs:
@@ -132,10 +134,10 @@ class DiffusionDataset(Dataset[Window]):
         return self._cut(index, slice(start, start + int(config.duration * frames_a_second)), augmented)
 
     def middle(self, index: int) -> Window:
-        """The window in the middle of a clip, as it was recorded: the same at every validation."""
+        """The middle of a clip, as it was recorded, no longer than a window: the same at every validation."""
         config = self.config.data
         frames_a_second = config.sampling_rate / config.block_size
-        start = int((self.seconds[index] - config.duration) / 2 * frames_a_second)
+        start = int(max(0.0, self.seconds[index] - config.duration) / 2 * frames_a_second)
         return self._cut(index, slice(start, start + int(config.duration * frames_a_second)), False)
 
     def whole(self, index: int) -> Window:
@@ -187,9 +189,8 @@ class DiffusionDataset(Dataset[Window]):
             shift,
         )
 
-    def _choose(self, wavs: Iterable[Path]) -> None:
+    def _choose(self, wavs: Iterable[Path], needed: float) -> None:
         """Keep the clips that a window fits into."""
-        needed = self.config.data.duration + MARGIN
         for wav in wavs:
             seconds = _duration(wav)
             if seconds < needed:

@@ -182,36 +182,44 @@ def remove_leftovers(model_dir: Path) -> None:
 
 
 class BestCheckpoint:
-    """Keeps the generator with the lowest held-out mel distance as G_best.pth, and its figures in best.json.
+    """Keeps the network with the lowest held-out figure, and its figures in best.json.
 
     Args:
         model_dir: where both files lie.
         resume_step: figures of a later step, which a killed run reached but did not save, count too; those of a
             run that was begun again from step 0 do not.
+        name: of the checkpoint; it has no number, so it is never taken for one to resume from.
+        figure: what is compared.
     """
 
-    def __init__(self, model_dir: Path, resume_step: int) -> None:
-        self.model_dir = model_dir
+    def __init__(
+        self, model_dir: Path, resume_step: int, name: str = BEST_NAME, figure: str = "mel_distance"
+    ) -> None:
+        self.model_dir, self.name, self.figure = model_dir, name, figure
         self.distance = self._read() if resume_step else math.inf
 
     def _read(self) -> float:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            if (self.model_dir / BEST_NAME).is_file():
-                return float(json.loads((self.model_dir / "best.json").read_text(encoding="utf-8"))["mel_distance"])
+            if (self.model_dir / self.name).is_file():
+                return float(json.loads((self.model_dir / "best.json").read_text(encoding="utf-8"))[self.figure])
         return math.inf
 
     def offer(self, generator: nn.Module, progress: Progress, distance: float, learning_rate: float) -> bool:
         """Save ``generator`` if ``distance`` is the lowest so far; tells whether it was."""
-        if not distance < self.distance:
-            return False
-        self.distance = distance
         content = {
             "model": generator.state_dict(),
             "iteration": progress.epoch,
             "optimizer": None,
             "learning_rate": learning_rate,
         }
-        checkpoint.save(content, self.model_dir / BEST_NAME)
-        figures = {"step": progress.step, "epoch": progress.epoch, "mel_distance": distance}
+        return self.keep(content, progress, distance)
+
+    def keep(self, content: Mapping[str, Any], progress: Progress, distance: float) -> bool:
+        """Save the checkpoint ``content`` if ``distance`` is the lowest so far; tells whether it was."""
+        if not distance < self.distance:
+            return False
+        self.distance = distance
+        checkpoint.save(content, self.model_dir / self.name)
+        figures = {"step": progress.step, "epoch": progress.epoch, self.figure: distance}
         write_text(self.model_dir / "best.json", json.dumps(figures, indent=2) + "\n")
         return True
