@@ -86,8 +86,9 @@ def restore(folder: Path, model: Unit2Mel, optimizer: AdamW) -> tuple[Progress, 
     else:
         load_optimizer(optimizer, content["optimizer"])
     more = content.get("progress", {})  # absent in the files of Diffusion-SVC: the epoch then starts again
-    position = [more.get(name, 0) for name in ("batch", "batches_per_epoch")]
-    return Progress(step, max(more.get("epoch", 1), 1), *position, more.get("scaler", {})), notes
+    epoch = max(more.get("epoch", 1), 1)
+    batch, batches = more.get("batch", 0), more.get("batches_per_epoch", 0)
+    return Progress(step, epoch, batch, batches, more.get("scaler", {})), notes
 
 
 def build_network(config: DiffusionConfig, ranks: Ranks, folder: Path) -> tuple[Network, Progress, list[str]]:
