@@ -1,4 +1,4 @@
-"""Step 4: convert songs in raw/ to the voice of a model; the results lie in results/.
+"""Step 5: convert songs in raw/ to the voice of a model; the results lie in results/.
 
 python inference_main.py -m logs/44k/G_37600.pth -c logs/44k/config.json -n song.wav -t 0 -s alice
 """
