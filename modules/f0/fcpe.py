@@ -5,7 +5,7 @@ the same family without attention. Both are read into the one network here.
 
 The first layers hold a group norm over the whole audio: long audio gets its statistics from a first pass over
 the windows, so that the model without attention gives in windows what it gives in one pass. The attention of
-fcpe.pt, linear and over all frames, sees one window (32 s) at a time.
+fcpe.pt, linear and over all frames, sees one window (48 s) at a time.
 """
 
 from __future__ import annotations

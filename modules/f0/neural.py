@@ -28,8 +28,8 @@ N_FFT = 1024
 N_MELS = 128
 MEL_FLOOR = 1e-5
 LOWPASS_FILTER_WIDTH = 128
-CORE_FRAMES = 2560  # 25.6 s, a multiple of the 32 frames that RMVPE pools into one
-CONTEXT_FRAMES = 320  # 3.2 s, likewise
+CORE_FRAMES = 3840  # 38.4 s, a multiple of the 32 frames that RMVPE pools into one
+CONTEXT_FRAMES = 480  # 4.8 s, likewise
 NEIGHBOURS = 4  # bins on each side of the highest one that are averaged
 
 

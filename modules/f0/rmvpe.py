@@ -68,17 +68,13 @@ def find_weights(pretrain_dir: Path) -> Path:
     """
     import pretrain
 
-    path = pretrain.find("rmvpe", pretrain_dir)
-    if path is None:
-        weight = pretrain.weight_named("rmvpe")
+    try:
+        return pretrain.require("rmvpe", pretrain_dir)
+    except UserError as error:
+        address = pretrain.weight_named("rmvpe").urls[0]
         others = ", ".join(f"-f0p {name}" for name in needs_no_file())
-        raise UserError(
-            f"the f0 predictor rmvpe needs its weights ({pretrain.describe_size(weight)})",
-            pretrain_dir / weight.file,
-            f"{pretrain.fetch_command(weight, pretrain_dir)}, or put {weight.urls[0]} there;"
-            f" without any file work {others}",
-        )
-    return path
+        fix = f"{error.fix}; or put {address} there; or choose {others}, which need no file"
+        raise UserError(error.what, error.where, fix) from None
 
 
 def fold_batch_norm(network: nn.Module) -> None:
