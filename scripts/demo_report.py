@@ -23,7 +23,7 @@ TEMPLATE = Path(__file__).with_name("demo_report.html")
 HOP_LENGTH = 512
 SAMPLE_RATE = 44100
 N_MELS = 80
-JUDGE = "harvest"  # finds the pitch of both sides for the figures; the conversion itself uses another predictor
+JUDGE = "dio"  # finds the pitch of both sides for the figures; the conversion itself uses another predictor
 GOOD_CORRELATION, GOOD_CENTS = 0.95, 25.0
 DISTANCE_KEY = "val/mel_distance"  # of metrics.jsonl, as train.py writes it
 LOSS_LABELS = {
@@ -153,17 +153,22 @@ def draw_conversion(
         (contours[0], conversion.semitones, SOURCE_COLOUR, 3.5, moved),
         (contours[1], 0, RESULT_COLOUR, 1.4, "result"),
     )
+    seen = []
     for contour, semitones, colour, width, label in lines:
         hertz = np.where(contour.uv > 0.5, contour.f0 * 2 ** (semitones / 12), np.nan)
         times = np.arange(len(hertz)) * HOP_LENGTH / SAMPLE_RATE
         bottom.plot(times, hertz, color=colour, linewidth=width, alpha=0.9 if width < 2 else 0.45, label=label)
+        seen.append(hertz[np.isfinite(hertz)])
     bottom.set_yscale("log", base=2)
+    if np.concatenate(seen).size:  # single frames that the predictor gets wrong do not set the scale
+        low, high = np.percentile(np.concatenate(seen), (1, 99))
+        bottom.set_ylim(low / 1.5, high * 1.5)
     bottom.yaxis.set_major_formatter("{x:.0f}")
     bottom.set_title("f0, the pitch that is sung", loc="left", fontsize=11)
     bottom.set_ylabel("Hz")
     bottom.set_xlabel("seconds")
     bottom.grid(alpha=0.3)
-    bottom.legend(loc="upper right", fontsize=9)
+    bottom.legend(loc="upper right", fontsize=9, ncols=2)
     save_figure(figure, path)
 
 
@@ -202,7 +207,8 @@ def draw_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             right.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.4)
     right.set_title("losses of training", loc="left", fontsize=11)
     right.set_yscale("log")
-    right.legend(fontsize=9)
+    if right.lines:
+        right.legend(fontsize=9)
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
