@@ -23,7 +23,7 @@ def is_silent(audio: np.ndarray, threshold: float = SILENCE_PEAK) -> bool:
 def normalize_peak(audio: np.ndarray, target: float = 1.0) -> np.ndarray:
     """Audio [T] scaled so that its largest absolute sample is ``target``; silence stays as it is."""
     top = peak(audio)
-    return audio if top == 0 else audio * np.float32(target / top)
+    return audio if top == 0 else audio / np.float32(top / target)
 
 
 def normalize_loudness(
