@@ -92,6 +92,12 @@ def save(obj: Any, path: str | Path) -> None:
     except OSError as error:
         error.filename = str(path)
         raise
+    except RuntimeError as error:
+        # Its writer fails once more when it closes the half file; what went wrong first stands behind that.
+        if not isinstance(error.__context__, OSError):
+            raise
+        error.__context__.filename = str(path)
+        raise error.__context__ from None
 
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:

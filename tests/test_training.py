@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -33,7 +35,7 @@ from modules.training.checkpoints import Player, Progress, optimizer_misfit, rem
 from modules.training.distributed import Ranks, join_ranks
 from modules.training.evaluation import MAX_CLIPS, choose_clips, evaluate
 from modules.training.guard import TOLERATED_WITH_SCALER, FiniteGuard
-from modules.training.logging import read_metrics, spectrogram_picture
+from modules.training.logging import MetricsFile, read_metrics, spectrogram_picture
 from modules.training.precision import Precision
 from modules.training.schedule import exponential_rate, seed_step
 from modules.training.stop import StopSignals
@@ -143,7 +145,7 @@ def test_losses_go_down(prepared: Path, tmp_path: Path, precision: str) -> None:
     history = []
     for step in range(24):
         seed_step(1, 0, step % 2)  # the same two segments again and again
-        history.append([float(x) for x in train_step(networks, batch, config, numbers, False)[0]])
+        history.append([float(x.detach()) for x in train_step(networks, batch, config, numbers, False)[0]])
     first, last = np.mean(history[:4], axis=0), np.mean(history[-4:], axis=0)
     disc, _, _, mel, kl, lf0 = range(6)
     assert last[mel] < 0.85 * first[mel]
@@ -530,25 +532,53 @@ def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[3:])
 
 
-def test_a_checkpoint_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full while the generator is written: the pair before it still counts."""
-    module = nn.Linear(2, 2)
-    players = tuple(Player(letter, module, torch.optim.AdamW(module.parameters())) for letter in "GD")
-    save_pair(tmp_path, players, Progress(step=1), 1e-4)  # type: ignore[arg-type]
-    real = torch.save
+def test_a_checkpoint_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+    """The system refuses to write on in the middle of a file, as on a full disk: the pair before still counts."""
+    small, large = nn.Linear(2, 2), nn.Linear(500, 500)
 
-    def fail(content: Any, file: Any) -> None:
-        real(content, file)
-        if ".G_2" in file.name:
-            raise OSError(28, "No space left on device")
+    def players(module: nn.Module) -> tuple[Player, Player]:
+        generator, discriminator = (
+            Player(letter, side, torch.optim.AdamW(side.parameters())) for letter, side in (("G", module), ("D", small))
+        )
+        return generator, discriminator
 
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space left") as caught:
-        save_pair(tmp_path, players, Progress(step=2), 1e-4)  # type: ignore[arg-type]
-    assert caught.value.filename.endswith("G_2.pth")
+    save_pair(tmp_path, players(small), Progress(step=1), 1e-4)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            save_pair(tmp_path, players(large), Progress(step=2), 1e-4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG and caught.value.filename.endswith("G_2.pth")
     found = checkpoint.latest_pair(tmp_path)
     assert found is not None and found[0] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["D_1.pth", "D_2.pth", "G_1.pth"]
+
+
+def test_a_full_disk_is_a_message_and_an_exit_code(
+    voice: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings(voice, {"log_interval": NEVER, "eval_interval": 1})
+    folder = run(voice, max_steps=1)
+
+    def full(content: Any, file: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.chdir(voice)
+    assert script.main(["-m", "m", "--device", "cpu"]) == 2
+    message = capsys.readouterr().err
+    assert "No space left on device" in message and "D_2.pth" in message and "free some space" in message
+    assert list(checkpoint.training_checkpoints(folder, "G")) == [1]
+
+
+def test_metrics_are_json_also_where_a_norm_overflows(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path, 0)
+    metrics.write(1, 1, {"grad_norm_g": math.inf, "loss/g/mel": 2.0})
+    metrics.close()
+    row = json.loads(metrics.path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert row["grad_norm_g"] is None and row["loss/g/mel"] == 2
 
 
 # --- what ends a run -----------------------------------------------------------------------------------------

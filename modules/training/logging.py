@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import deque
@@ -33,9 +34,10 @@ class MetricsFile:
         self._file = self.path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Append one line and hand it to the system at once."""
+        """Append one line and hand it to the system at once; what is not finite becomes null, as JSON has it."""
         seconds = round(time.monotonic() - self.started, 3)
-        self._file.write(json.dumps({"step": step, "epoch": epoch, "seconds": seconds, **values}) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "epoch": epoch, "seconds": seconds, **finite}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
