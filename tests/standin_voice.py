@@ -39,6 +39,15 @@ class Identity:
         return window.audio[: len(window.f0) * HOP].copy()
 
 
+class Harmonics(Identity):
+    """Sings five partials of the f0 it is given, beginning every window at phase 0 as the excitation does."""
+
+    def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray:
+        self.heard.append(window)
+        phase = 2 * np.pi * np.cumsum(np.repeat(window.f0, HOP)) / RATE
+        return (0.1 * sum(np.sin(partial * phase) for partial in range(1, 6))).astype(np.float32)
+
+
 def identity_svc() -> tuple[Svc, Identity]:
     """An Svc whose model is the identity."""
     voice = Identity()
@@ -51,9 +60,14 @@ def small_config(**model: Any) -> Config:
 
 
 def small_model(config: Config, seed: int = 0) -> models.SynthesizerTrn:
-    """The model of a config with random weights."""
+    """The model of a config with random weights, none zero, so that every input matters."""
     torch.manual_seed(seed)
-    return models.SynthesizerTrn(config.spec_channels, config.segment_frames, **config.model.model_dump())
+    model = models.SynthesizerTrn(config.spec_channels, config.segment_frames, **config.model.model_dump())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        model.emb_g.weight.mul_(5)
+    return model
 
 
 def write_model(folder: Path, config: Config | None = None, name: str = "G_1.pth", **extra: Any) -> Path:

@@ -16,9 +16,9 @@ from modules.inference import pitch
 from modules.inference.options import InferenceOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.speaker_mix import SpeakerMix
-from modules.inference.svc import Cancelled
+from modules.inference.svc import Cancelled, Svc
 from tests.parity import signals
-from tests.standin_voice import HOP, RATE, identity_svc, sine
+from tests.standin_voice import HOP, RATE, Harmonics, identity_svc, sine
 
 CUTS = [
     {},
@@ -155,6 +155,15 @@ def test_a_long_voiced_song_goes_through_in_short_windows() -> None:
     lengths = [len(window.audio) / RATE for window in voice.heard]
     assert max(lengths) <= 15.1
     assert sum(lengths) < 1.3 * 50
+
+
+def test_windows_of_a_held_note_go_on_in_phase() -> None:
+    """At their joints two windows sound together; out of phase they would cancel each other."""
+    voice = Harmonics()
+    got, _ = Svc(voice, PitchFinder(RATE, HOP)).convert(sine(60, 221.3), "alice", InferenceOptions(trans=-1.7))
+    assert len(voice.heard) > 4
+    loudness = np.sqrt(np.square(got[: len(got) // 882 * 882]).reshape(-1, 882).mean(axis=1))  # 20 ms each
+    assert loudness[50:-50].min() > 0.9 * np.median(loudness)
 
 
 def test_transposition_moves_the_pitch_that_the_model_gets() -> None:

@@ -92,7 +92,7 @@ class Svc:
 
     def __init__(self, voice: Renderer, pitch: PitchFinder) -> None:
         self.voice: Renderer | None = voice
-        self.pitch: PitchFinder | None = pitch
+        self.pitch = pitch
 
     @classmethod
     def load(cls, options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> Svc:
@@ -118,7 +118,7 @@ class Svc:
 
     def unload(self) -> None:
         """Give the memory of model, encoder and predictors back."""
-        self.voice = self.pitch = None
+        self.voice = None
         clear_cache()
         gc.collect()
         if torch.cuda.is_available():
@@ -197,7 +197,6 @@ class Svc:
     ) -> Report:
         options = options or InferenceOptions()
         options.check()
-        assert self.pitch is not None
         job = _Job(spool, options, self.resolve_speaker(speaker), _stopper(cancel), SongRange(self.pitch, options))
         chunks = self._slice(spool, blocks, options, job.stop)
         report = Report(seconds=spool.length / self.sample_rate)
@@ -258,7 +257,6 @@ class Svc:
             yield from _trim(offset + window.keep_start, kept, piece)
 
     def _contour(self, read: Callable[[int, int], np.ndarray], layout: Layout, job: _Job) -> F0Contour:
-        assert self.pitch is not None
         options = job.options
         contour = self.pitch.contour(read, layout.n_frames, layout.n_samples, options, job.stop)
         if not options.auto_predict_f0:
