@@ -22,7 +22,6 @@ from modules.inference.options import (
     add_arguments,
     check_settings,
     from_namespace,
-    refuse_missing_engines,
 )
 
 if TYPE_CHECKING:
@@ -77,12 +76,13 @@ def convert_all(args: argparse.Namespace) -> int:
     check_settings(model_options)
     for song_options in options:
         song_options.check()
-        refuse_missing_engines(model_options, song_options)
 
     from modules.inference.names import find_song, free_path, result_name
     from modules.inference.svc import Svc
 
     svc = Svc.load(model_options, _folder("pretrain"))
+    for song_options in options:
+        svc.check(song_options)
     speakers = choose_speakers(svc, args)
     folders = list(dict.fromkeys([Path("raw"), ROOT / "raw"]))
     report, taken = BatchReport("song"), set()

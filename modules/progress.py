@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 PLAIN_INTERVAL = 30.0  # seconds between lines in a log file
@@ -20,6 +24,29 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         yield from _track_on_terminal(items, description, total)
     else:
         yield from _track_in_log(items, description, total)
+
+
+def bar_on_terminal(items: Sequence[T], description: str) -> Iterable[T]:
+    """``items`` with a bar that goes away at the end, also inside another one; without a terminal nothing is shown."""
+    if not sys.stderr.isatty():
+        return items
+    return _bar_on_terminal(items, description)
+
+
+def _bar_on_terminal(items: Sequence[T], description: str) -> Iterator[T]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=_console(), transient=True) as progress:
+        yield from progress.track(items, total=len(items), description=description)
+
+
+@functools.cache
+def _console() -> Console:
+    """One console for all bars: only then can one of them stand below another."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 @contextlib.contextmanager
@@ -38,21 +65,19 @@ def meter(description: str) -> Iterator[Callable[[float], None]]:
 
         yield write_line
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=_console(), transient=True) as progress:
         task = progress.add_task(description, total=1.0)
         yield lambda share: progress.update(task, completed=share)
 
 
 def _track_on_terminal(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=_console()) as progress:
         yield from progress.track(items, total=total, description=description)
 
 

@@ -33,6 +33,9 @@ class Identity:
     def __init__(self) -> None:
         self.heard: list[WindowInput] = []
 
+    def check(self, options: InferenceOptions) -> None:
+        pass
+
     def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray:
         self.heard.append(window)
         assert len(window.f0) == len(window.uv)

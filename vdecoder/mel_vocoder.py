@@ -238,8 +238,7 @@ class MelVocoder:
         """
         natural = mel.to(self.device).transpose(1, 2) / self.to_mel.scale
         f0 = f0[:, : mel.shape[1]].to(self.device)
-        noise = Noise(generator.device if generator else self.device, generator)
-        return self.generator(natural, f0, None, noise)
+        return self.generator(natural, f0, None, Noise(self.device, generator))
 
 
 def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:

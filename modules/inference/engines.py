@@ -24,18 +24,18 @@ class UnitsBlender(Protocol):
 
 
 class Refiner(Protocol):
-    """Changes the audio of a window after the generator: shallow diffusion, enhancer."""
+    """Changes the audio of a window after the network: shallow diffusion, enhancer."""
 
-    def refine(
-        self, audio: Tensor, units: Tensor, f0: Tensor, volume: Tensor, speaker: Tensor, options: InferenceOptions
-    ) -> Tensor:
+    def check(self, options: InferenceOptions) -> None:
+        """Refuse options that it cannot do. Raises UserError."""
+
+    def refine(self, audio: Tensor, units: Tensor, f0: Tensor, speaker: Tensor, options: InferenceOptions) -> Tensor:
         """A better version of ``audio``, of the same length.
 
         Args:
-            audio: [1, T * hop] of the generator.
+            audio: [1, T * hop] of the network.
             units: [1, dim, T].
             f0: [1, T] Hz.
-            volume: [1, T] RMS of the source.
             speaker: int64 [1] or float [T, speakers].
         """
 

@@ -6,13 +6,18 @@ again after, by playing it at another rate, so that high notes come into the ran
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.inference.options import InferenceOptions
 from vdecoder.mel_vocoder import MelVocoder, resample
 
+DEFAULT_VOCODER = Path("pretrain/nsf_hifigan/model")
+NOISE = 2  # added to the seed, so that the noise here is not that of the generator
 RATE_GRID = 100  # Hz; a coarse grid of rates keeps the resampling filters short
 
 
@@ -25,6 +30,16 @@ class Enhancer:
 
     def __init__(self, vocoder: MelVocoder) -> None:
         self.vocoder = vocoder
+
+    def check(self, options: InferenceOptions) -> None:
+        """There is nothing that it refuses."""
+
+    def refine(self, audio: Tensor, units: Tensor, f0: Tensor, speaker: Tensor, options: InferenceOptions) -> Tensor:
+        """See modules.inference.engines.Refiner."""
+        generator = torch.Generator(audio.device).manual_seed(options.seed + NOISE)
+        enhanced = self.enhance(audio, f0, options.enhancer_adaptive_key, generator=generator).float()
+        missing = audio.shape[1] - enhanced.shape[1]  # another rate does not make whole frames
+        return F.pad(enhanced, (0, max(0, missing)))[:, : audio.shape[1]]
 
     def enhance(
         self,

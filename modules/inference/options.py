@@ -169,23 +169,6 @@ class InferenceOptions:
             )
 
 
-def refuse_missing_engines(options: ModelOptions, inference: InferenceOptions) -> None:
-    """Say which flags ask for what this version cannot do yet.
-
-    Raises:
-        UserError: shallow diffusion, only diffusion, second encoding or the enhancer is asked for.
-    """
-    asked = {
-        "--only_diffusion": options.only_diffusion,
-        "--shallow_diffusion": options.shallow_diffusion,
-        "--second_encoding": inference.second_encoding,
-        "--enhance": options.enhance and not options.shallow_diffusion,
-    }
-    flags = [flag for flag, wanted in asked.items() if wanted]
-    if flags:
-        raise UserError("this version has no diffusion and no enhancer yet", ", ".join(flags), "leave the flag out")
-
-
 def settings(kind: type[Any]) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:
     """The fields of an options class with their flags, help and ranges."""
     for field in dataclasses.fields(kind):

@@ -53,6 +53,8 @@ class Renderer(Protocol):
     @property
     def n_speakers(self) -> int: ...
 
+    def check(self, options: InferenceOptions) -> None: ...
+
     def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray: ...
 
 
@@ -130,6 +132,11 @@ class Svc:
             return speaker
         return speaker_id(speaker, self.speakers, self.n_speakers)
 
+    def check(self, options: InferenceOptions) -> None:
+        """Refuse options out of range, and what the loaded voice cannot do. Raises UserError."""
+        options.check()
+        self._voice().check(options)
+
     def convert_file(
         self,
         source: Path,
@@ -196,7 +203,7 @@ class Svc:
         cancel: threading.Event | None,
     ) -> Report:
         options = options or InferenceOptions()
-        options.check()
+        self.check(options)
         job = _Job(spool, options, self.resolve_speaker(speaker), _stopper(cancel), SongRange(self.pitch, options))
         chunks = self._slice(spool, blocks, options, job.stop)
         report = Report(seconds=spool.length / self.sample_rate)

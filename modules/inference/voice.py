@@ -12,40 +12,28 @@ from torch import Tensor
 
 import models
 from modules import checkpoint
-from modules.audio.loudness import adjust_envelope
-from modules.audio.resample import resample
 from modules.audio.volume import volume
 from modules.config import Config, load_config, parse_config
-from modules.data.units import stretch_units
 from modules.devices import pick_device
 from modules.errors import UserError
-from modules.inference.engines import Refiner, UnitsBlender, load_blender
-from modules.inference.options import InferenceOptions, ModelOptions, refuse_missing_engines
+from modules.inference.diffusion import (
+    DiffusionVoice,
+    ShallowDiffusion,
+    load_engine,
+    load_vocoder,
+    refuse_another_front,
+    refuse_other_frames,
+)
+from modules.inference.engines import Refiner, UnitsBlender
+from modules.inference.enhancer import DEFAULT_VOCODER, Enhancer
+from modules.inference.hearing import Hearing, WindowInput, fit
+from modules.inference.options import InferenceOptions, ModelOptions
 from vencoder import get_encoder
 from vencoder.encoder import SpeechEncoder
 
-ENCODER_RATE = 16000  # Hz
-
-
-@dataclass(frozen=True)
-class WindowInput:
-    """What the networks get to see of a song at once.
-
-    Attributes:
-        audio: float32 [n] at the model's rate; a little longer than the frames where the song's grid ends.
-        f0: [T] Hz, transposed.
-        uv: [T] 1 voiced, 0 not.
-        speaker: the id of the one who sings, or the shares of all, float32 [T, speakers].
-    """
-
-    audio: np.ndarray
-    f0: np.ndarray
-    uv: np.ndarray
-    speaker: int | np.ndarray
-
 
 @dataclass
-class Voice:
+class Voice(Hearing):
     """A loaded model and its speech encoder.
 
     Attributes:
@@ -66,23 +54,30 @@ class Voice:
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of input windows and output."""
         return self.config.data.sampling_rate
 
     @property
     def hop_length(self) -> int:
-        """Samples a frame."""
         return self.config.data.hop_length
 
     @property
     def speakers(self) -> dict[str, int]:
-        """Name -> id."""
         return dict(self.config.spk)
 
     @property
     def n_speakers(self) -> int:
-        """Rows of the speaker embedding."""
         return self.config.model.n_speakers
+
+    @property
+    def interpolate_mode(self) -> str:
+        return self.config.data.unit_interpolate_mode
+
+    def check(self, options: InferenceOptions) -> None:
+        """Refuse second encoding without shallow diffusion, and what the refiners cannot do. Raises UserError."""
+        if options.second_encoding and not self.options.shallow_diffusion:
+            fix = "add --shallow_diffusion, or leave the flag out"
+            raise UserError("second encoding is a part of shallow diffusion", "--second_encoding", fix)
+        super().check(options)
 
     def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray:
         """Sing a window in the other voice.
@@ -95,75 +90,30 @@ class Voice:
             units = self._units(window, n_frames, options)
             f0, uv = (self._tensor(values)[None] for values in (window.f0, window.uv))
             loudness = None
-            if self.config.model.vol_embedding or self.refiners:
-                loudness = self._tensor(_fit(volume(window.audio, self.hop_length), n_frames))[None]
+            if self.config.model.vol_embedding:
+                loudness = self._tensor(fit(volume(window.audio, self.hop_length), n_frames))[None]
             speaker = self._speaker(window)
             audio, f0 = self.model.infer(
                 units,
                 f0,
                 uv,
                 speaker,
-                volume=loudness if self.config.model.vol_embedding else None,
+                volume=loudness,
                 noise_scale=options.noise_scale,
                 predict_f0=options.auto_predict_f0,
                 seed=options.seed,
             )
-            audio = audio[0].float()
-            for refiner in self.refiners:
-                assert loudness is not None
-                audio = refiner.refine(audio, units, f0, loudness, speaker, options)
-            out = audio[0].cpu().numpy()
-        if options.loudness_envelope_adjustment != 1:
-            rate = self.sample_rate
-            out = adjust_envelope(window.audio, rate, out, rate, options.loudness_envelope_adjustment)
-        return out
-
-    def _units(self, window: WindowInput, n_frames: int, options: InferenceOptions) -> Tensor:
-        """[1, dim, T] at the frame rate of the model."""
-        audio = resample(window.audio, self.sample_rate, ENCODER_RATE)
-        units = self.encoder.encode(torch.from_numpy(audio))[0]
-        if options.cluster_infer_ratio:
-            units = self._blend(units, window, options.cluster_infer_ratio)
-        units = stretch_units(units, n_frames, self.config.data.unit_interpolate_mode)
-        return units[None].to(self.device)
-
-    def _blend(self, units: Tensor, window: WindowInput, ratio: float) -> Tensor:
-        """Blend units [dim, F] with those of the speaker, or of each speaker by its share."""
-        if self._blender is None:
-            self._blender = load_blender(self.options, self.config.spk)
-        values = units.T.float().cpu().numpy()
-        names = {speaker_id: name for name, speaker_id in self.config.spk.items()}
-        if isinstance(window.speaker, int):
-            blended = self._blender.blend(values, names[window.speaker], ratio)
-        else:
-            shares = window.speaker[np.arange(len(values)) * len(window.speaker) // len(values)]
-            blended = np.zeros_like(values)
-            for speaker_id in np.flatnonzero(shares.any(axis=0)):
-                blended += shares[:, speaker_id, None] * self._blender.blend(values, names[int(speaker_id)], ratio)
-        return torch.from_numpy(blended).T
-
-    def _speaker(self, window: WindowInput) -> Tensor:
-        if isinstance(window.speaker, int):
-            return torch.tensor([window.speaker], device=self.device)
-        return self._tensor(window.speaker)
-
-    def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)
+            return self.finish(audio[0].float(), units, f0, speaker, window, options)
 
 
-def _fit(values: np.ndarray, length: int) -> np.ndarray:
-    """Cut at the end, or repeat the last value."""
-    return np.pad(values[:length], (0, max(0, length - len(values))), mode="edge")
-
-
-def load_voice(options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> Voice:
-    """Load config, model and speech encoder.
+def load_voice(options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> Voice | DiffusionVoice:
+    """Load config, model, speech encoder, and what refines the result.
 
     Raises:
-        UserError: a file is missing or broken, config and model do not belong together, or an option asks for an
-            engine that is not there.
+        UserError: a file is missing or broken, or config and model do not belong together.
     """
-    refuse_missing_engines(options, InferenceOptions())
+    if options.only_diffusion:
+        return _load_diffusion_voice(options, pretrain_dir)
     config, weights = _read(options)
     device = pick_device(options.device)
     model = models.SynthesizerTrn(
@@ -172,19 +122,61 @@ def load_voice(options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> 
     checkpoint.load_into(model, weights, options.model_path, ignore=("enc_q.",))
     del weights
     model = models.prepare_for_inference(model, device, options.precision)
-    encoder = get_encoder(
-        config.model.speech_encoder,
-        device=str(device),
-        pretrain_dir=pretrain_dir,
-        precision="fp32" if options.precision == "fp32" else "auto",
-    )
+    encoder = _load_encoder(config.model.speech_encoder, device, options, pretrain_dir)
     if encoder.width != config.model.ssl_dim:
         raise UserError(
             f"{config.model.speech_encoder} gives {encoder.width} channels, the model takes {config.model.ssl_dim}",
             f"{options.config_path}, keys model.speech_encoder, model.ssl_dim",
             "write the encoder that the model was trained with into the config",
         )
-    return Voice(config, model, encoder, device, options)
+    voice = Voice(config, model, encoder, device, options)
+    if options.shallow_diffusion:
+        engine = load_engine(options, device, pretrain_dir, _vocoder_precision(options, device))
+        refuse_another_front(engine, config, options)
+        encode = lambda audio, n_frames: voice.stretch(voice.encode(audio), n_frames)  # noqa: E731
+        voice.refiners = (ShallowDiffusion(engine, config.spk, encode),)
+    elif options.enhance:
+        voice.refiners = (_load_enhancer(voice, pretrain_dir),)
+    return voice
+
+
+def _load_diffusion_voice(options: ModelOptions, pretrain_dir: Path) -> DiffusionVoice:
+    device = pick_device(options.device)
+    engine = load_engine(options, device, pretrain_dir, _vocoder_precision(options, device))
+    engine.model.check_k_step(1, shallow=False)
+    data = engine.config.data
+    encoder = _load_encoder(data.encoder, device, options, pretrain_dir)
+    if encoder.width != data.encoder_out_channels:
+        raise UserError(
+            f"{data.encoder} gives {encoder.width} channels, the model takes {data.encoder_out_channels}",
+            f"{options.diffusion_config_path}, keys data.encoder, data.encoder_out_channels",
+            "write the encoder that the model was trained with into the config",
+        )
+    voice = DiffusionVoice(engine, encoder, device, options)
+    if options.enhance:
+        voice.refiners = (_load_enhancer(voice, pretrain_dir),)
+    return voice
+
+
+def _load_encoder(name: str, device: torch.device, options: ModelOptions, pretrain_dir: Path) -> SpeechEncoder:
+    return get_encoder(
+        name,
+        device=str(device),
+        pretrain_dir=pretrain_dir,
+        precision="fp32" if options.precision == "fp32" else "auto",
+    )
+
+
+def _load_enhancer(voice: Hearing, pretrain_dir: Path) -> Enhancer:
+    dtype = _vocoder_precision(voice.options, voice.device)
+    vocoder = load_vocoder(DEFAULT_VOCODER, "nsf-hifigan", voice.device, pretrain_dir, dtype)
+    refuse_other_frames(vocoder, voice.sample_rate, voice.hop_length, DEFAULT_VOCODER)
+    return Enhancer(vocoder)
+
+
+def _vocoder_precision(options: ModelOptions, device: torch.device) -> torch.dtype:
+    """The vocoder is a decoder like the model's own, and bears the same."""
+    return models.best_precision(device) if options.precision == "auto" else models.PRECISIONS[options.precision]
 
 
 def _read(options: ModelOptions) -> tuple[Config, dict[str, Tensor]]:

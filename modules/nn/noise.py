@@ -12,19 +12,21 @@ class Noise:
     """Draws for a whole batch at once, as training does.
 
     Args:
-        generator: where the numbers come from; None is torch's global generator of the device.
+        device: where the numbers are used.
+        generator: where the numbers come from, on any device; None is torch's global generator of ``device``.
     """
 
     def __init__(self, device: torch.device, generator: torch.Generator | None = None) -> None:
         self.device, self.generator = device, generator
+        self._source = device if generator is None else generator.device
 
     def normal(self, shape: tuple[int, ...], time: int | None = None) -> Tensor:
         """Standard normal values; axis ``time`` of the shape runs along the frames."""
-        return torch.randn(shape, generator=self.generator, device=self.device)
+        return torch.randn(shape, generator=self.generator, device=self._source).to(self.device)
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """Uniform values in [0, 1)."""
-        return torch.rand(shape, generator=self.generator, device=self.device)
+        return torch.rand(shape, generator=self.generator, device=self._source).to(self.device)
 
 
 class RowNoise(Noise):
