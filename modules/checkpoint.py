@@ -68,11 +68,11 @@ def _load_safetensors(path: Path, map_location: str | torch.device) -> dict[str,
 
 
 def _refusal(error: Exception, path: Path) -> UserError:
-    named = re.search(r"(?:GLOBAL|class|function|global) ([\w.]+\.[\w.]+)", str(error))
+    named = re.search(r"GLOBAL ([\w.]+)|(?:class|function|global) ([\w.]+\.[\w.]+)", str(error))
     if named is None:
         return _broken(error, path)
     return UserError(
-        f"refused: the file carries {named.group(1)}, which is code and not weights",
+        f"refused: the file carries {named.group(1) or named.group(2)}, which is code and not weights",
         path,
         "get the file from a source you trust, saved as plain weights",
     )

@@ -43,7 +43,7 @@ class SpeechEncoder(ABC):
 
     width: int
     model: nn.Module
-    overlap = 200  # 4 s; docs/encoders.md gives the difference it leaves at the joints
+    overlap = 300  # 6 s; docs/encoders.md gives the difference it leaves at the joints
     fade = 50  # 1 s
 
     def __init__(self, model: nn.Module, device: str | torch.device = "cpu", precision: Precision = "auto") -> None:

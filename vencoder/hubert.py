@@ -6,7 +6,7 @@ import ast
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from modules import checkpoint
 from modules.errors import UserError
 from vencoder import fairseq
 from vencoder.encoder import HOP_LENGTH, Precision, SpeechEncoder, Window
-from vencoder.layers import Attention, Block, Norm
+from vencoder.layers import Attention, Block, Norm, build_empty
 
 ConvShape = tuple[int, int, int]  # channels, kernel, stride
 STANDARD_CONVS: tuple[ConvShape, ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
@@ -201,7 +201,7 @@ def load_model(path: Path, layer: int = 0, project: bool = False) -> HubertModel
         raise UserError(f"the model has {sizes.layers} layers, {layer} are needed", path, "use the official file")
     state = rename_fairseq(file.state)
     projection = len(file.state["final_proj.weight"]) if project else 0
-    model = HubertModel(HubertSizes(**{**vars(sizes), "layers": layer or sizes.layers, "projection": projection}))
+    model = build_empty(HubertModel, replace(sizes, layers=layer or sizes.layers, projection=projection))
     checkpoint.load_into(model, state, path)
     return model
 

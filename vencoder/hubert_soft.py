@@ -11,6 +11,7 @@ from modules import checkpoint
 from modules.errors import UserError
 from vencoder.encoder import Precision
 from vencoder.hubert import HubertEncoder, HubertModel, HubertSizes, finish
+from vencoder.layers import build_empty
 
 _NAMES = (
     (r"^module\.", ""),
@@ -41,7 +42,7 @@ class HubertSoftEncoder(HubertEncoder):
         state = checkpoint.load(path)
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise UserError("the file is not HubertSoft's state dict", path, "use the official file")
-        model = HubertModel(HubertSizes(projection=256))
+        model = build_empty(HubertModel, HubertSizes(projection=256))
         checkpoint.load_into(model, rename(state), path)
         return cls(model, device, precision)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -80,6 +83,16 @@ class Block(nn.Module):
         if self.feed_forward is not None:
             x = x + self.feed_forward(x)
         return self.feed_forward_norm(x)
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def build_empty(model_class: Callable[..., Model], *args: Any) -> Model:
+    """A model without initial values, which would take longer than reading the weights that replace them all."""
+    with torch.device("meta"):
+        model = model_class(*args)
+    return model.to_empty(device="cpu")
 
 
 def set_precision(module: nn.Module, dtype: torch.dtype) -> None:

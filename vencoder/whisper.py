@@ -21,7 +21,7 @@ from modules import checkpoint
 from modules.errors import UserError
 from vencoder.ctranslate2 import read_model
 from vencoder.encoder import HOP_LENGTH, SAMPLE_RATE, Precision, SpeechEncoder, Window, plan_windows
-from vencoder.layers import Attention, Block, Norm
+from vencoder.layers import Attention, Block, Norm, build_empty
 
 N_FFT, MEL_HOP = 400, 160  # 25 ms windows every 10 ms
 MEL_PER_FRAME = HOP_LENGTH // MEL_HOP
@@ -141,13 +141,18 @@ class WhisperEncoder(SpeechEncoder):
 
 
 def load_model(path: Path) -> WhisperModel:
-    """The encoder in an OpenAI .pt (or .safetensors of it) or in a CTranslate2 .bin."""
+    """The encoder in an OpenAI .pt (or .safetensors of it) or in a CTranslate2 .bin.
+
+    Raises:
+        UserError: the file holds no Whisper encoder.
+    """
     state, heads = _from_ctranslate2(path) if path.suffix == ".bin" else _from_openai(path)
+    if not heads or not {"conv1.weight", "blocks.0.attention.qkv.weight"} <= state.keys():
+        raise UserError("the file holds no Whisper encoder", path, "use the official file")
     width, n_mels = state["conv1.weight"].shape[:2]
     layers = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
-    context = len(state["positions"]) if "positions" in state else POSITIONS
-    model = WhisperModel(Dims(n_mels, context, width, heads, layers))
-    state.setdefault("positions", model.positions)
+    state.setdefault("positions", sinusoids(POSITIONS, width))
+    model = build_empty(WhisperModel, Dims(n_mels, len(state["positions"]), width, heads, layers))
     checkpoint.load_into(model, state, path)
     return model
 
@@ -195,7 +200,7 @@ def _from_ctranslate2(path: Path) -> tuple[dict[str, Tensor], int]:
     quantised = sorted(name for name, value in variables.items() if value.dtype == torch.int8)
     if quantised:
         raise UserError(f"the weights are quantised to 8 bits ({quantised[0]})", path, "use a float16 model.bin")
-    heads = int(variables.pop("encoder/num_heads"))
+    heads = int(variables.pop("encoder/num_heads", 0))  # 0: no encoder, which load_model says
     return {_rename_ctranslate2(name): value for name, value in variables.items()}, heads
 
 
