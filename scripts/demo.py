@@ -342,7 +342,7 @@ def choose_semitones(song: Path, target: Path) -> int:
     from modules.f0 import get_predictor
 
     audio, _ = load_audio(song, SAMPLE_RATE)
-    contour = get_predictor("harvest", sample_rate=SAMPLE_RATE)(audio)
+    contour = get_predictor("dio", sample_rate=SAMPLE_RATE)(audio)
     clips = [load_f0(path) for path in sorted(target.glob("*.f0.npy"))]
     usual = median_pitch(np.concatenate([f0 for f0, _ in clips]), np.concatenate([uv for _, uv in clips]))
     own = median_pitch(contour.f0, contour.uv)
