@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from modules.errors import UserError
@@ -14,6 +15,11 @@ from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.speaker_mix import SpeakerMix
 
 Speaker = int | SpeakerMix
+
+
+def seeded(seed: int, device: torch.device) -> torch.Generator:
+    """The random numbers of one engine in one window; nothing draws from torch's global ones."""
+    return torch.Generator(device).manual_seed(seed)
 
 
 class UnitsBlender(Protocol):
