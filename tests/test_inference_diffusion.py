@@ -91,6 +91,15 @@ def parts() -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def song(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The golden song, as a file of 16 bits holds it."""
+    meta, _ = golden.load(GOLDENS / "i_shallow20.npz")
+    path = tmp_path_factory.mktemp("song") / "in.wav"
+    soundfile.write(path, golden.make_input(meta["inputs"]["wav"]), RATE, subtype="PCM_16")
+    return soundfile.read(path, dtype="float32")[0]
+
+
 def voice_of(case: str, parts: dict[str, Any]) -> Voice | DiffusionVoice:
     if case == "i_only_diffusion":
         return DiffusionVoice(parts["engine"], parts["encoder"], CPU)
@@ -123,19 +132,18 @@ def golden_noise(case: str) -> Callable[[int, torch.device], torch.Generator]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_conversion_equals_the_original_but_for_its_faults(
-    case: str, parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, parts: dict[str, Any], song: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hearing, "resample", original_filter)
     for module in (diffusion_module, enhancer_module):
         monkeypatch.setattr(module, "seeded", golden_noise(case))
     meta, arrays = golden.load(GOLDENS / f"{case}.npz")
-    signal, call = meta["inputs"]["wav"], meta["call"]
-    soundfile.write(tmp_path / "in.wav", golden.make_input(signal), RATE, subtype="PCM_16")
+    call = meta["call"]
     ours = {name: call[theirs] for name, theirs in FLAGS.items()}
     ours |= {name: call[name] for name in ("k_step", "second_encoding", "enhancer_adaptive_key")}
     voice = voice_of(case, parts)
     svc = Svc(voice, PitchFinder(RATE, HOP))
-    got, _ = svc.convert(soundfile.read(tmp_path / "in.wav", dtype="float32")[0], call["spk"], InferenceOptions(**ours))
+    got, _ = svc.convert(song, call["spk"], InferenceOptions(**ours))
     assert [len(got)] == meta["outputs"]["audio"]["shape"]
     for (start, stop), offset in zip(((0, 194922), (194922, 323694)), CASES[case], strict=True):
         assert likeness(arrays, got, start, stop, offset) > 0.9999
