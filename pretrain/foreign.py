@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from modules import checkpoint
+from modules.errors import UserError
 
 LEGACY_PICKLES = 4  # before the tensors of a file in torch's older format: magic, protocol, system, content
 
@@ -29,7 +30,11 @@ def read(path: Path) -> Any:
         UserError: the file is missing or broken, or carries an object that is not known; the message names it.
     """
     with torch.serialization.safe_globals(stand_ins(path)):
-        return plain(checkpoint.load(path))
+        content = checkpoint.load(path)
+    try:
+        return plain(content)
+    except RecursionError:
+        raise UserError("the file nests its contents without end", path, "get it from a source you trust") from None
 
 
 class StandIn:
@@ -83,7 +88,7 @@ def stand_ins(path: Path) -> list[Any]:
 def global_names(path: Path) -> set[str]:
     """Names of the classes and functions that a file's pickles refer to; nothing is loaded or run."""
     names: set[str] = set()
-    with contextlib.suppress(OSError, ValueError, UnicodeDecodeError, zipfile.BadZipFile), path.open("rb") as file:
+    with contextlib.suppress(Exception), path.open("rb") as file:  # reading the file will say what is wrong with it
         streams: list[IO[bytes]] = [file] * LEGACY_PICKLES
         if zipfile.is_zipfile(file):
             archive = zipfile.ZipFile(file)
@@ -95,26 +100,34 @@ def global_names(path: Path) -> set[str]:
     return names
 
 
-def plain(value: Any, above: frozenset[int] = frozenset()) -> Any:
+def plain(value: Any, done: dict[int, Any] | None = None) -> Any:
     """``value`` with stand-ins replaced by the dicts, lists and values they hold.
 
-    Objects that are neither become None, and so does an object inside itself.
+    Objects that are neither become None, and so does an object inside itself. What is shared stays shared, so
+    that a small file cannot grow without bounds.
     """
-    if id(value) in above:
-        return None
-    inside = above | {id(value)}
+    if isinstance(value, (Tensor, np.ndarray, np.generic, str, int, float, bool)):
+        return value
+    done = {} if done is None else done
+    if id(value) not in done:
+        done[id(value)] = None
+        done[id(value)] = _plain(value, done)
+    return done[id(value)]
+
+
+def _plain(value: Any, done: dict[int, Any]) -> Any:
     if isinstance(value, StandIn):
         if not isinstance(value.state, dict):
-            return plain(value.args[0], inside) if value.args else None
+            return plain(value.args[0], done) if value.args else None
         for content in ("_content", "_val"):  # omegaconf's containers and nodes
             if content in value.state:
-                return plain(value.state[content], inside)
-        return plain(value.state, inside)
+                return plain(value.state[content], done)
+        return plain(value.state, done)
     if isinstance(value, dict):
-        return {_plain_key(key): plain(item, inside) for key, item in value.items()}
+        return {_plain_key(key): plain(item, done) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item, inside) for item in value]
-    return value if isinstance(value, (Tensor, np.ndarray, np.generic, str, int, float, bool)) else None
+        return [plain(item, done) for item in value]
+    return None
 
 
 def _plain_key(key: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import enum
 import io
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -96,6 +98,24 @@ def test_cut_off_file_is_one_clear_message(reader, tmp_path):
             READERS[reader](path)
 
 
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_damaged_bytes_are_one_clear_message_or_harmless(reader, zipped, tmp_path):
+    """Bytes changed at random among the pickle's; the file either still loads as something else or is refused."""
+    content = {"model": {"a": torch.zeros(3)}, "cfg": {"x": [1, "two", 3.0]}, "dims": {"n": 1}}
+    path = tmp_path / "file.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    random = np.random.default_rng(7)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for at in random.integers(0, min(len(whole), 700), size=4):
+            damaged[at] = random.integers(0, 256)
+        path.write_bytes(damaged)
+        with pytest.raises(UserError):  # nothing here makes a whole encoder, damaged or not
+            READERS[reader](path)
+
+
 def test_a_plain_pickle_with_code_is_refused(tmp_path):
     path = tmp_path / "file.pt"
     path.write_bytes(pickle.dumps(Evil(tmp_path / "ran"), protocol=2))
@@ -169,6 +189,20 @@ def test_settings_written_by_omegaconf_itself_are_read(name, tmp_path):
         assert settings == {"a": 1, "b": [1, 2.0, "x", None, True]}
     else:
         assert settings["a"] == 3 and settings["c"] == [1] and settings["g"] == 2.0 and settings["b"] is None
+
+
+def test_contents_that_unfold_without_bounds_stay_small(tmp_path):
+    content: Any = [0]
+    for _ in range(60):  # 2 ** 60 leaves if every mention were copied
+        content = [content, content]
+    torch.save({"model": {}, "cfg": content}, tmp_path / "file.pt")
+    assert fairseq.read(tmp_path / "file.pt").settings == {}
+    deep: Any = 0
+    for _ in range(400):
+        deep = argparse.Namespace(inner=deep)
+    torch.save({"model": {}, "cfg": deep}, tmp_path / "file.pt")
+    with contextlib.suppress(UserError):
+        fairseq.read(tmp_path / "file.pt")
 
 
 def test_an_unknown_class_is_refused_by_its_name(tmp_path):
