@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import enum
 import io
 import os
@@ -124,6 +123,15 @@ def test_a_plain_pickle_with_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def write_pickle(path: Path, pickled: bytes) -> None:
+    """A torch file whose content is ``pickled``."""
+    blank = io.BytesIO()
+    torch.save({}, blank)
+    with zipfile.ZipFile(blank) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.namelist():
+            target.writestr(entry, pickled if entry.endswith("/data.pkl") else source.read(entry))
+
+
 class Foreign:
     """Makes objects that a pickle calls by foreign names, and forgets those names afterwards."""
 
@@ -177,13 +185,8 @@ def test_known_foreign_objects_are_read_as_what_they_say(zipped, tmp_path):
 @pytest.mark.parametrize("name", ["omegaconf_cfg", "fairseq_structured_cfg"])
 def test_settings_written_by_omegaconf_itself_are_read(name, tmp_path):
     """The pickles in tests/data were written by omegaconf 2.0.6, with and without a structured config."""
-    blank = io.BytesIO()
-    torch.save({}, blank)
     path = tmp_path / "file.pt"
-    with zipfile.ZipFile(blank) as source, zipfile.ZipFile(path, "w") as target:
-        for entry in source.namelist():
-            ours = entry.endswith("/data.pkl")
-            target.writestr(entry, (DATA / f"{name}.pkl").read_bytes() if ours else source.read(entry))
+    write_pickle(path, (DATA / f"{name}.pkl").read_bytes())
     settings = fairseq.read(path).settings
     if name == "omegaconf_cfg":
         assert settings == {"a": 1, "b": [1, 2.0, "x", None, True]}
@@ -197,11 +200,9 @@ def test_contents_that_unfold_without_bounds_stay_small(tmp_path):
         content = [content, content]
     torch.save({"model": {}, "cfg": content}, tmp_path / "file.pt")
     assert fairseq.read(tmp_path / "file.pt").settings == {}
-    deep: Any = 0
-    for _ in range(400):
-        deep = argparse.Namespace(inner=deep)
-    torch.save({"model": {}, "cfg": deep}, tmp_path / "file.pt")
-    with contextlib.suppress(UserError):
+    deep = b"]" * 5000 + b"a" * 4999
+    write_pickle(tmp_path / "file.pt", b"\x80\x02}(X\x05\x00\x00\x00model" + deep + b"u.")
+    with pytest.raises(UserError, match="without end"):
         fairseq.read(tmp_path / "file.pt")
 
 
