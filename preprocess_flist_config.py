@@ -63,7 +63,7 @@ def make_lists_and_configs(args: argparse.Namespace) -> int:
     print(f"{len(training)} clip(s) to train on in {args.train_list}, {len(validation)} to validate in {args.val_list}")
     print(f"speakers: {', '.join(f'{name} = {number}' for name, number in ids.items())}")
     print(f"wrote {args.config} and {args.diffusion_config}")
-    report = BatchReport("clip", len(training) + len(validation), dataset.skipped, dataset.failed)
+    report = BatchReport("clip", len({*training, *validation}), dataset.skipped, dataset.failed)
     return report.finish()
 
 

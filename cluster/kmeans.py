@@ -186,9 +186,11 @@ def load(path: str | Path) -> Centres:
     Raises:
         UserError: the file is missing, broken, or holds something else.
     """
+    fix = "train it with cluster/train_cluster.py"
+    if not Path(path).is_file():
+        raise UserError("there is no such cluster file", path, fix)
     table = checkpoint.load(path)
     try:
         return Centres({name: np.asarray(entry["cluster_centers_"], dtype=np.float32) for name, entry in table.items()})
     except (TypeError, KeyError, AttributeError, ValueError, IndexError):
-        fix = "train it with cluster/train_cluster.py"
         raise UserError("the file holds no k-means centres", path, fix) from None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from modules.errors import UserError
 from modules.files import atomic_path
+from modules.packing import STRUCTURE, unpack
 
 _reconstruct = np.zeros(0).__reduce__()[0]
 _scalar = np.float32(0).__reduce__()[0]
@@ -37,7 +38,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     """Read a .pth, .pt or .safetensors file without running anything from it.
 
     Returns:
-        What the file holds: usually a dict. A .safetensors file gives its tensors by name.
+        What the file holds: usually a dict. A .safetensors file gives its tensors by name, or what the .pth held
+        that ``python -m pretrain convert`` made it from.
 
     Raises:
         UserError: the file is missing, broken, or carries an object that would have to run code; the message
@@ -53,17 +55,19 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(error, path) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # rubbish that looks like a pickle trips torch's reader in any way
         raise _broken(error, path) from None
 
 
-def _load_safetensors(path: Path, map_location: str | torch.device) -> dict[str, Tensor]:
+def _load_safetensors(path: Path, map_location: str | torch.device) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(path, device=str(map_location))
-    except SafetensorError as error:
+        tensors = load_file(path, device=str(map_location))
+        structure = safetensors_metadata(path).get(STRUCTURE)
+        return tensors if structure is None else unpack(tensors, structure)
+    except (SafetensorError, ValueError) as error:
         raise _broken(error, path) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ def positive_float(text: str) -> float:
 
 def run(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Call ``body(args)`` and turn what a user can cause into a message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the work
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return body(args)
     except UserError as error:

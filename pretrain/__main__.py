@@ -1,4 +1,4 @@
-"""python -m pretrain list | fetch NAME... | check: the weights that the suite can use."""
+"""python -m pretrain list | fetch NAME... | check | doctor | convert FILE...: pretrained weights and their files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from pretrain.weights import WEIGHTS
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run one of the commands."""
-    parser = make_parser("List, fetch and check pretrained weights.")
+    parser = make_parser("List, fetch, check and convert pretrained weights; examine the machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     shown = commands.add_parser("list", help="every weight: present or missing, size, licence, what it is for")
     fetched = commands.add_parser("fetch", help="fetch weights, verify them and put them in place")
     fetched.add_argument("names", nargs="+", metavar="NAME", help="a weight of the list, or an encoder")
     checked = commands.add_parser("check", help="compare every present weight with its checksum")
-    for command in (shown, fetched, checked):
+    examined = commands.add_parser("doctor", help="one screen for a bug report, and what to do")
+    converted = commands.add_parser("convert", help="write .pth or .pt files as .safetensors and .json")
+    converted.add_argument("files", nargs="+", type=Path, metavar="FILE", help="checkpoint, clusters or encoder")
+    converted.add_argument("--training", action="store_true", help="keep the optimizer and other training state")
+    for command in (shown, fetched, checked, examined):
         command.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="folder of the weights")
     args = parser.parse_args(argv)
-    return run({"list": list_weights, "fetch": fetch_weights, "check": check_weights}[args.command], args)
+    return run(COMMANDS[args.command], args)
 
 
 def list_weights(args: argparse.Namespace) -> int:
@@ -84,6 +88,42 @@ def check_weights(args: argparse.Namespace) -> int:
         report.ok()
     return report.finish()
 
+
+def examine_machine(args: argparse.Namespace) -> int:
+    """Print what the doctor finds."""
+    from pretrain.doctor import examine
+
+    advice = []
+    for finding in examine(args.dir):
+        print(f"{finding.title:<17} {finding.text}")
+        if finding.advice:
+            advice.append(f"{finding.title}: {finding.advice}")
+    print("\nto do:", *(advice or ["nothing"]), sep="\n  ")
+    print("missing weights are fetched with: python -m pretrain fetch NAME")
+    return EXIT_OK
+
+
+def convert_files(args: argparse.Namespace) -> int:
+    """Convert what was named; go on past what cannot be converted."""
+    from pretrain.convert import convert
+
+    report = BatchReport()
+    for source in args.files:
+        try:
+            print(f"{source}: {convert(source, keep_training_state=args.training)}")
+            report.ok()
+        except UserError as error:
+            report.fail(source, error)
+    return report.finish()
+
+
+COMMANDS = {
+    "list": list_weights,
+    "fetch": fetch_weights,
+    "check": check_weights,
+    "doctor": examine_machine,
+    "convert": convert_files,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -117,8 +117,10 @@ def test_a_speaker_keeps_a_clip_to_train_on(
 ) -> None:
     """(A10) The original gave both of two clips to validation and trained on none."""
     speaker("alice", clips)
+    speaker("bob", 5)
     assert run() == 0
-    assert (len(lines("train")), len(lines("val"))) == (clips - validation, validation)
+    counts = [sum("/alice/" in line for line in lines(name)) for name in ("train", "val")]
+    assert counts == [clips - validation, validation]
     assert (f"alice has only {clips} clip(s)" in capsys.readouterr().err) == (clips < 3)
 
 
@@ -171,6 +173,14 @@ def test_a_speaker_without_usable_clips_is_left_out(capsys: pytest.CaptureFixtur
     assert config()["spk"] == {"alice": 0}
     error = capsys.readouterr().err
     assert "aaron has no usable clip" in error and "adam has no usable clip" in error
+
+
+def test_a_single_clip_trains_and_validates(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty validation list would stop training."""
+    speaker("alice", 1)
+    assert run() == 0
+    assert lines("train") == lines("val") != []
+    assert "no clip can be spared" in capsys.readouterr().err
 
 
 def test_an_empty_or_missing_dataset_cannot_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -96,12 +97,39 @@ def test_cut_off_file_is_one_clear_message(reader, tmp_path):
             READERS[reader](path)
 
 
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_damaged_bytes_are_one_clear_message_or_harmless(reader, zipped, tmp_path):
+    """Bytes changed at random among the pickle's; the file either still loads as something else or is refused."""
+    content = {"model": {"a": torch.zeros(3)}, "cfg": {"x": [1, "two", 3.0]}, "dims": {"n": 1}}
+    path = tmp_path / "file.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    random = np.random.default_rng(7)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for at in random.integers(0, min(len(whole), 700), size=4):
+            damaged[at] = random.integers(0, 256)
+        path.write_bytes(damaged)
+        with pytest.raises(UserError):  # nothing here makes a whole encoder, damaged or not
+            READERS[reader](path)
+
+
 def test_a_plain_pickle_with_code_is_refused(tmp_path):
     path = tmp_path / "file.pt"
     path.write_bytes(pickle.dumps(Evil(tmp_path / "ran"), protocol=2))
     with pytest.raises(UserError):
         fairseq.read(path)
     assert not (tmp_path / "ran").exists()
+
+
+def write_pickle(path: Path, pickled: bytes) -> None:
+    """A torch file whose content is ``pickled``."""
+    blank = io.BytesIO()
+    torch.save({}, blank)
+    with zipfile.ZipFile(blank) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.namelist():
+            target.writestr(entry, pickled if entry.endswith("/data.pkl") else source.read(entry))
 
 
 class Foreign:
@@ -157,18 +185,25 @@ def test_known_foreign_objects_are_read_as_what_they_say(zipped, tmp_path):
 @pytest.mark.parametrize("name", ["omegaconf_cfg", "fairseq_structured_cfg"])
 def test_settings_written_by_omegaconf_itself_are_read(name, tmp_path):
     """The pickles in tests/data were written by omegaconf 2.0.6, with and without a structured config."""
-    blank = io.BytesIO()
-    torch.save({}, blank)
     path = tmp_path / "file.pt"
-    with zipfile.ZipFile(blank) as source, zipfile.ZipFile(path, "w") as target:
-        for entry in source.namelist():
-            ours = entry.endswith("/data.pkl")
-            target.writestr(entry, (DATA / f"{name}.pkl").read_bytes() if ours else source.read(entry))
+    write_pickle(path, (DATA / f"{name}.pkl").read_bytes())
     settings = fairseq.read(path).settings
     if name == "omegaconf_cfg":
         assert settings == {"a": 1, "b": [1, 2.0, "x", None, True]}
     else:
         assert settings["a"] == 3 and settings["c"] == [1] and settings["g"] == 2.0 and settings["b"] is None
+
+
+def test_contents_that_unfold_without_bounds_stay_small(tmp_path):
+    content: Any = [0]
+    for _ in range(60):  # 2 ** 60 leaves if every mention were copied
+        content = [content, content]
+    torch.save({"model": {}, "cfg": content}, tmp_path / "file.pt")
+    assert fairseq.read(tmp_path / "file.pt").settings == {}
+    deep = b"]" * 5000 + b"a" * 4999
+    write_pickle(tmp_path / "file.pt", b"\x80\x02}(X\x05\x00\x00\x00model" + deep + b"u.")
+    with pytest.raises(UserError, match="without end"):
+        fairseq.read(tmp_path / "file.pt")
 
 
 def test_an_unknown_class_is_refused_by_its_name(tmp_path):

@@ -26,6 +26,7 @@ class EncoderSpec:
         weight: its entry in the table of pretrain/.
         class_path: module:Class; the class is built by ``from_file(path, device, precision, **options)``.
         options: what tells encoders of one class apart.
+        edge: samples at the end of a clip that begin no frame of their own.
     """
 
     name: str
@@ -33,6 +34,11 @@ class EncoderSpec:
     weight: str
     class_path: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    edge: int = 80
+
+    def frames(self, samples: int) -> int:
+        """How many units a clip of ``samples`` samples at 16 kHz gives: 50 a second, at least one."""
+        return max(1, (samples - self.edge) // 320)
 
     @property
     def file(self) -> str:
@@ -41,6 +47,7 @@ class EncoderSpec:
 
 
 _HUBERT = "vencoder.hubert:HubertEncoder"
+_ONNX = "vencoder.onnx_encoder:OnnxEncoder"
 _WHISPER = "vencoder.whisper:WhisperEncoder"
 
 ENCODERS: dict[str, EncoderSpec] = {
@@ -48,15 +55,22 @@ ENCODERS: dict[str, EncoderSpec] = {
     for spec in (
         EncoderSpec("vec768l12", 768, "contentvec", _HUBERT, {"layer": 12}),
         EncoderSpec("vec256l9", 256, "contentvec", _HUBERT, {"layer": 9, "project": True}),
-        EncoderSpec("hubertsoft", 256, "hubertsoft", "vencoder.hubert_soft:HubertSoftEncoder"),
+        EncoderSpec("hubertsoft", 256, "hubertsoft", "vencoder.hubert_soft:HubertSoftEncoder", edge=0),
         # the two of 4.1 keep its 30 s passes, for the models that were trained on them
-        EncoderSpec("whisper-ppg", 1024, "whisper-medium", _WHISPER, {"padded": True}),
-        EncoderSpec("whisper-ppg-large", 1280, "whisper-large-v2", _WHISPER, {"padded": True}),
-        EncoderSpec("whisper-ppg-small", 768, "whisper-small", _WHISPER),
-        EncoderSpec("whisper-ppg-base", 512, "whisper-base", _WHISPER),
-        EncoderSpec("whisper-ppg-tiny", 384, "whisper-tiny", _WHISPER),
-        EncoderSpec("whisper-ppg-tiny.en", 384, "whisper-tiny.en", _WHISPER),
+        EncoderSpec("whisper-ppg", 1024, "whisper-medium", _WHISPER, {"padded": True}, edge=0),
+        EncoderSpec("whisper-ppg-large", 1280, "whisper-large-v2", _WHISPER, {"padded": True}, edge=0),
+        EncoderSpec("whisper-ppg-small", 768, "whisper-small", _WHISPER, edge=0),
+        EncoderSpec("whisper-ppg-base", 512, "whisper-base", _WHISPER, edge=0),
+        EncoderSpec("whisper-ppg-tiny", 384, "whisper-tiny", _WHISPER, edge=0),
+        EncoderSpec("whisper-ppg-tiny.en", 384, "whisper-tiny.en", _WHISPER, edge=0),
         EncoderSpec("cnhubertlarge", 1024, "cnhubertlarge", _HUBERT),
+        EncoderSpec("dphubert", 768, "dphubert", "vencoder.dphubert:DphubertEncoder"),
+        EncoderSpec("wavlmbase+", 768, "wavlmbase+", "vencoder.wavlm:WavlmEncoder"),
+        EncoderSpec("vec256l9-onnx", 256, "vec256l9-onnx", _ONNX),
+        EncoderSpec("vec256l12-onnx", 256, "vec256l12-onnx", _ONNX),
+        EncoderSpec("vec768l9-onnx", 768, "vec768l9-onnx", _ONNX),
+        EncoderSpec("vec768l12-onnx", 768, "vec768l12-onnx", _ONNX),
+        EncoderSpec("hubertsoft-onnx", 256, "hubertsoft-onnx", _ONNX, {"pads": True}, edge=0),
     )
 }
 

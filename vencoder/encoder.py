@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from modules.devices import cpu_has_bf16
-from vencoder.layers import set_precision
+from vencoder.layers import Model, set_precision
 
 SAMPLE_RATE = 16000  # Hz
 HOP_LENGTH = 320  # samples of a frame: 50 frames a second
@@ -42,16 +42,18 @@ class SpeechEncoder(ABC):
     """
 
     width: int
-    model: nn.Module
     overlap = 300  # 6 s; docs/encoders.md gives the difference it leaves at the joints
     fade = 50  # 1 s
 
-    def __init__(self, model: nn.Module, device: str | torch.device = "cpu", precision: Precision = "auto") -> None:
+    def __init__(self, device: str | torch.device = "cpu", precision: Precision = "auto") -> None:
         self.device = torch.device(device)
         self.dtype = compute_dtype(self.device) if precision == "auto" else torch.float32
+
+    def ready(self, model: Model) -> Model:
+        """``model`` in evaluation mode, in the encoder's precision and on its device."""
         model.eval().requires_grad_(False)
         set_precision(model, self.dtype)
-        self.model = model.to(self.device)
+        return model.to(self.device)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Units of one clip.

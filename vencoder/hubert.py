@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,20 +25,28 @@ FIELD = 400  # samples that one frame of the convolutions sees
 
 
 @dataclass(frozen=True)
+class LayerSizes:
+    """A transformer layer; 0 heads or 0 hidden channels where pruning left no attention or no feed-forward part."""
+
+    heads: int = 12
+    head_dim: int = 64
+    hidden: int = 3072
+
+
+@dataclass(frozen=True)
 class HubertSizes:
     """Everything that shapes a HuBERT model."""
 
     width: int = 768
-    hidden: int = 3072
-    heads: int = 12
-    layers: int = 12
+    layers: Sequence[LayerSizes] = (LayerSizes(),) * 12
     pre_norm: bool = False
     norm_each_conv: bool = False  # layer norm after every convolution; else group norm after the first
     conv_bias: bool = False
-    convs: Sequence[ConvShape] = field(default=STANDARD_CONVS)
+    convs: Sequence[ConvShape] = STANDARD_CONVS
     position_kernel: int = 128
     position_groups: int = 16
     projection: int = 0  # channels of final_proj, 0 for none
+    scaled: bool = False  # a pruned front end scales its features channel by channel
 
 
 class Clip(NamedTuple):
@@ -72,6 +79,7 @@ class ConvFrontEnd(nn.Module):
         )
         norms = [channels for channels, _, _ in self.convs] if self.norm_each else [first]
         self.norms = nn.ModuleList(Norm(channels) for channels in norms)
+        self.scale = nn.Parameter(torch.ones(inputs[-1])) if sizes.scaled else None
 
     def prepare(self, audio: Tensor) -> Clip:
         """The first layer's weight [kernel, channels] and bias for ``audio`` [T]."""
@@ -100,7 +108,7 @@ class ConvFrontEnd(nn.Module):
         for index, linear in enumerate(self.linears, 1):
             _, kernel, stride = self.convs[index]
             x = self._activate(linear(strided_patches(x, kernel, stride)), index, dtype)
-        return x
+        return x if self.scale is None else x * self.scale
 
     def _activate(self, x: Tensor, index: int, dtype: torch.dtype) -> Tensor:
         return F.gelu((self.norms[index](x) if self.norm_each else x).to(dtype))
@@ -127,9 +135,17 @@ class HubertModel(nn.Module):
         self.positions = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=sizes.position_groups)
         self.norm = Norm(width)
         self.blocks = nn.ModuleList(
-            Block(width, Attention(width, sizes.heads), sizes.hidden, sizes.pre_norm) for _ in range(sizes.layers)
+            Block(width, self.make_attention(width, layer), layer.hidden, sizes.pre_norm) for layer in sizes.layers
         )
         self.projection = nn.Linear(width, sizes.projection) if sizes.projection else None
+
+    def make_attention(self, width: int, layer: LayerSizes) -> nn.Module | None:
+        """The attention of a layer."""
+        return Attention(width, layer.heads, layer.head_dim) if layer.heads else None
+
+    def attention_bias(self, frames: int) -> Tensor | None:
+        """What every layer's attention adds to its scores."""
+        return None
 
     def forward(self, clips: Sequence[Clip]) -> Tensor:
         """Units [B, frames, width] of clips of equal length."""
@@ -139,8 +155,9 @@ class HubertModel(nn.Module):
         x = x + self._positions(x)
         if not self.pre_norm:
             x = self.norm(x)
+        bias = self.attention_bias(x.shape[1])
         for block in self.blocks:
-            x = block(x)
+            x = block(x, bias)
         if self.pre_norm:
             x = self.norm(x)
         return x if self.projection is None else self.projection(x.to(dtype))
@@ -156,13 +173,17 @@ class HubertEncoder(SpeechEncoder):
 
     Attributes:
         pad: zeros put on both sides of the audio.
+        normalize: bring the clip to mean 0 and variance 1 first.
     """
 
     pad = 0
-    model: HubertModel
 
-    def __init__(self, model: HubertModel, device: str = "cpu", precision: Precision = "auto") -> None:
-        super().__init__(model, device, precision)
+    def __init__(
+        self, model: HubertModel, device: str = "cpu", precision: Precision = "auto", normalize: bool = False
+    ) -> None:
+        super().__init__(device, precision)
+        self.normalize = normalize
+        self.model = self.ready(model)
         self.width = model.projection.out_features if model.projection else model.norm.normalized_shape[0]
 
     @classmethod
@@ -181,6 +202,8 @@ class HubertEncoder(SpeechEncoder):
         return max(1, (samples + 2 * self.pad - FIELD) // HOP_LENGTH + 1)
 
     def prepare(self, audio: Tensor) -> Clip:
+        if self.normalize:
+            audio = F.layer_norm(audio, audio.shape)
         return self.model.front_end.prepare(F.pad(audio, (self.pad, self.pad)))
 
     def encode_windows(self, windows: Sequence[Window]) -> Tensor:
@@ -197,12 +220,12 @@ def load_model(path: Path, layer: int = 0, project: bool = False) -> HubertModel
     """A HuBERT model from a fairseq checkpoint, cut after ``layer`` layers (0: all)."""
     file = fairseq.read(path)
     sizes = sizes_of(file, path)
-    if layer > sizes.layers:
-        raise UserError(f"the model has {sizes.layers} layers, {layer} are needed", path, "use the official file")
-    state = rename_fairseq(file.state)
+    if layer > len(sizes.layers):
+        raise UserError(f"the model has {len(sizes.layers)} layers, {layer} are needed", path, "use the official file")
     projection = len(file.state["final_proj.weight"]) if project else 0
-    model = build_empty(HubertModel, replace(sizes, layers=layer or sizes.layers, projection=projection))
-    checkpoint.load_into(model, state, path)
+    sizes = replace(sizes, layers=sizes.layers[: layer or None], projection=projection)
+    model = build_empty(HubertModel, sizes)
+    checkpoint.load_into(model, rename_fairseq(file.state), path)
     return model
 
 
@@ -210,7 +233,7 @@ def sizes_of(file: fairseq.FairseqCheckpoint, path: Path) -> HubertSizes:
     """Sizes by the file's tensors; heads and strides, which tensors do not show, by its settings.
 
     Raises:
-        UserError: the file holds no HuBERT model, or settings that this front end cannot keep.
+        UserError: the file holds no HuBERT model, or one with other convolutions.
     """
     state, settings = file.state, file.settings
     try:
@@ -218,18 +241,16 @@ def sizes_of(file: fairseq.FairseqCheckpoint, path: Path) -> HubertSizes:
         convs = parse_convs(settings.get("conv_feature_layers"))
         shapes = [state[f"feature_extractor.conv_layers.{index}.0.weight"].shape for index in range(len(convs))]
         positions = state["encoder.pos_conv.0.weight_v"].shape
-        layers = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.layers."))
+        count = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.layers."))
         hidden = len(state["encoder.layers.0.fc1.weight"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, SyntaxError, TypeError, IndexError) as error:
         raise UserError(f"the file holds no HuBERT model ({error})", path, "use the official file") from None
-    steps = math.prod(stride for _, _, stride in convs)
-    if steps != HOP_LENGTH or [(shape[0], shape[2]) for shape in shapes] != [conv[:2] for conv in convs]:
+    if not hops_like_hubert(convs) or [(shape[0], shape[2]) for shape in shapes] != [conv[:2] for conv in convs]:
         raise UserError("the convolutions are not those of HuBERT", path, "use the official file")
+    heads = int(settings.get("encoder_attention_heads") or width // 64)
     return HubertSizes(
         width=width,
-        hidden=hidden,
-        heads=int(settings.get("encoder_attention_heads") or width // 64),
-        layers=layers,
+        layers=(LayerSizes(heads, width // heads, hidden),) * count,
         pre_norm=bool(settings.get("layer_norm_first", False)),
         norm_each_conv="feature_extractor.conv_layers.0.2.1.weight" in state,
         conv_bias="feature_extractor.conv_layers.0.0.bias" in state,
@@ -237,6 +258,14 @@ def sizes_of(file: fairseq.FairseqCheckpoint, path: Path) -> HubertSizes:
         position_kernel=positions[2],
         position_groups=width // positions[1],
     )
+
+
+def hops_like_hubert(convs: Sequence[ConvShape]) -> bool:
+    """Whether the convolutions give a frame every 320 samples that sees 400."""
+    seen, hop = 1, 1
+    for _, kernel, stride in convs:
+        seen, hop = seen + (kernel - 1) * hop, hop * stride
+    return (seen, hop) == (FIELD, HOP_LENGTH)
 
 
 def parse_convs(text: Any) -> tuple[ConvShape, ...]:
@@ -270,6 +299,9 @@ def rename_fairseq(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 _FAIRSEQ_NAMES = (
+    (r"^encoder\.layers\.0\.self_attn\.relative_attention_bias\.", "position_bias."),
+    (r"\.self_attn\.grep_linear\.", ".attention.gate."),
+    (r"\.self_attn\.grep_a$", ".attention.gate_scale"),
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"conv.\1."),
     (r"^feature_extractor\.conv_layers\.(\d+)\.2\.(?:1\.)?", r"front_end.norms.\1."),
     (r"^layer_norm\.", "feature_norm."),

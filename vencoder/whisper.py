@@ -107,12 +107,11 @@ class WhisperEncoder(SpeechEncoder):
         padded: whether every pass sees 30 s.
     """
 
-    model: WhisperModel
-
     def __init__(
         self, model: WhisperModel, device: str = "cpu", precision: Precision = "auto", padded: bool = False
     ) -> None:
-        super().__init__(model, device, precision)
+        super().__init__(device, precision)
+        self.model = self.ready(model)
         self.width = model.conv1.out_channels
         self.n_mels = model.conv1.in_channels
         self.padded = padded

@@ -99,6 +99,9 @@ def split(dataset: Dataset, seed: int) -> tuple[list[str], list[str]]:
             )
         validation += ranked[:held_out]
         training += ranked[held_out:]
+    if training and not validation:
+        dataset.warnings.append("no clip can be spared: the one that trains validates too, and says little about songs")
+        validation = training[:1]
     return sorted(training, key=lambda clip: _rank(clip, seed)), sorted(validation, key=lambda clip: _rank(clip, seed))
 
 

@@ -15,7 +15,7 @@ from diffusion.unit2mel import Unit2Mel, load_unit2mel
 from modules.audio.volume import volume
 from modules.config import Config, DiffusionConfig, load_diffusion_config
 from modules.errors import UserError
-from modules.inference.engines import Refiner, UnitsBlender
+from modules.inference.engines import Refiner, UnitsBlender, seeded
 from modules.inference.hearing import Hearing
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.windows import WindowInput, fit
@@ -27,11 +27,6 @@ SHOWN = partial(bar_on_terminal, description="diffusion")  # how far the sampler
 NOISE = 1  # added to the seed, so that the noise here is not that of the generator
 
 Encode = Callable[[np.ndarray, int], Tensor]  # audio [n] and frames T -> units [1, dim, T]
-
-
-def seeded(seed: int, device: torch.device) -> torch.Generator:
-    """The random numbers of one window."""
-    return torch.Generator(device).manual_seed(seed)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from modules.errors import UserError
 from modules.inference.options import InferenceOptions, ModelOptions
+
+
+def seeded(seed: int, device: torch.device) -> torch.Generator:
+    """The random numbers of one engine in one window; nothing draws from torch's global ones."""
+    return torch.Generator(device).manual_seed(seed)
 
 
 class UnitsBlender(Protocol):

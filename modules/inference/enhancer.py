@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.inference.engines import seeded
 from modules.inference.options import InferenceOptions
 from vdecoder.mel_vocoder import MelVocoder, resample
 
@@ -36,7 +37,7 @@ class Enhancer:
 
     def refine(self, audio: Tensor, units: Tensor, f0: Tensor, speaker: Tensor, options: InferenceOptions) -> Tensor:
         """See modules.inference.engines.Refiner."""
-        generator = torch.Generator(audio.device).manual_seed(options.seed + NOISE)
+        generator = seeded(options.seed + NOISE, audio.device)
         enhanced = self.enhance(audio, f0, options.enhancer_adaptive_key, generator=generator).float()
         missing = audio.shape[1] - enhanced.shape[1]  # another rate does not make whole frames
         return F.pad(enhanced, (0, max(0, missing)))[:, : audio.shape[1]]

@@ -19,6 +19,7 @@ import numpy as np
 
 from modules.audio.io import audio_writer, stream_audio
 from modules.audio.slicer import Chunk, slice_rms, slicing_curve
+from modules.errors import UserError
 from modules.f0 import F0Contour, clear_cache
 from modules.inference import windows
 from modules.inference.assembly import AudioSpool, OverlapAdder, read_piece
@@ -210,7 +211,11 @@ class Svc:
         report = Report(seconds=spool.length / self.sample_rate)
 
         def measure_and_emit(block: np.ndarray) -> None:
-            report.peak = max(report.peak, float(np.abs(block).max(initial=0.0)))
+            peak = float(np.abs(block).max(initial=0.0))
+            if not np.isfinite(peak):
+                fix = "use another checkpoint; a model that was mixed or trained until it broke cannot be mended"
+                raise UserError("the model makes NaN or infinite samples", "--model_path", fix)
+            report.peak = max(report.peak, peak)
             emit(block)
 
         adder = OverlapAdder(measure_and_emit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import cast
 
 import torch
@@ -14,6 +15,7 @@ from modules.onnx.graphs import Graph, Input
 from modules.onnx.spectra import power_spectrum, spectrum_kernel
 from vencoder.encoder import HOP_LENGTH, SpeechEncoder
 from vencoder.hubert import ConvFrontEnd, HubertEncoder, HubertModel
+from vencoder.wavlm import WavlmModel, bucket_of
 from vencoder.whisper import MEL_HOP, MEL_PER_FRAME, N_FFT, POSITIONS, WhisperEncoder, WhisperModel, mel_filters
 
 _SAMPLES = 9000  # to trace with; the graph takes any length
@@ -45,10 +47,22 @@ class ExportHubert(nn.Module):
         self.model: HubertModel = encoder.model
         if isinstance(self.model.front_end, ConvFrontEnd):
             self.model.front_end = cast(ConvFrontEnd, ExportFrontEnd(self.model.front_end))
-        self.pad = encoder.pad
+        if isinstance(self.model, WavlmModel):
+            self.model.attention_bias = partial(attention_bias, self.model)  # type: ignore[method-assign]
+        self.pad, self.normalize = encoder.pad, encoder.normalize
 
     def forward(self, source: Tensor) -> Tensor:
+        if self.normalize:
+            centred = source - source.mean()
+            source = centred / torch.sqrt(centred.square().mean() + 1e-5)
         return self.model(F.pad(source, (self.pad, self.pad)))
+
+
+def attention_bias(model: WavlmModel, frames: int) -> Tensor:
+    """WavlmModel.attention_bias without windows of a length that is not known beforehand."""
+    index = torch.arange(frames)
+    buckets = bucket_of(index[None] - index[:, None], model.position_bias.num_embeddings, model.longest)
+    return model.position_bias(buckets).permute(2, 0, 1)[None]
 
 
 class ExportFrontEnd(nn.Module):
@@ -60,7 +74,7 @@ class ExportFrontEnd(nn.Module):
 
     def __init__(self, front_end: ConvFrontEnd) -> None:
         super().__init__()
-        self.norm_each, self.norms = front_end.norm_each, front_end.norms
+        self.norm_each, self.norms, self.scale = front_end.norm_each, front_end.norms, front_end.scale
         self.strides = [stride for _, _, stride in front_end.convs]
         weights = [front_end.first_weight.detach().T[:, None]]
         biases: list[Tensor | None] = [front_end.first_bias]
@@ -82,7 +96,8 @@ class ExportFrontEnd(nn.Module):
                 norm = cast(nn.LayerNorm, self.norms[0])
                 x = F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
             x = F.gelu(x)
-        return x.transpose(1, 2).to(dtype)
+        x = x.transpose(1, 2)
+        return (x if self.scale is None else x * self.scale).to(dtype)
 
 
 class ExportWhisper(nn.Module):

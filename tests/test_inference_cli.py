@@ -1,0 +1,248 @@
+"""inference_main.py as a user runs it: flags, names, batches, exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import inference_main
+from modules.errors import UserError
+from modules.inference.names import find_song, free_path, result_name, song_stem
+from modules.inference.options import InferenceOptions, ModelOptions, settings
+from tests.conftest import ROOT
+from tests.parity import signals
+from tests.standin_voice import RATE, write_encoder, write_model
+
+# SPEC of the original's command line: flag, long flag, default. What is new here is not listed.
+ORIGINAL = {
+    "-m": ("--model_path", Path("logs/44k/G_37600.pth")),
+    "-c": ("--config_path", Path("logs/44k/config.json")),
+    "-cl": ("--clip", 0),
+    "-t": ("--trans", [0]),
+    "-a": ("--auto_predict_f0", False),
+    "-cm": ("--cluster_model_path", None),
+    "-cr": ("--cluster_infer_ratio", 0),
+    "-lg": ("--linear_gradient", 0),
+    "-f0p": ("--f0_predictor", "pm"),
+    "-eh": ("--enhance", False),
+    "-shd": ("--shallow_diffusion", False),
+    "-usm": ("--use_spk_mix", False),
+    "-lea": ("--loudness_envelope_adjustment", 1),
+    "-fr": ("--feature_retrieval", False),
+    "-dm": ("--diffusion_model_path", Path("logs/44k/diffusion/model_0.pt")),
+    "-dc": ("--diffusion_config_path", Path("logs/44k/diffusion/config.yaml")),
+    "-ks": ("--k_step", 100),
+    "-se": ("--second_encoding", False),
+    "-od": ("--only_diffusion", False),
+    "-sd": ("--slice_db", -40),
+    "-d": ("--device", None),
+    "-ns": ("--noice_scale", 0.4),
+    "-p": ("--pad_seconds", 0.5),
+    "-wf": ("--wav_format", "flac"),
+    "-lgr": ("--linear_gradient_retain", 0.75),
+    "-eak": ("--enhancer_adaptive_key", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """logs/44k with a model and a config, and pretrain, as they lie in a user's folder."""
+    root = tmp_path_factory.mktemp("home")
+    write_model(root / "logs/44k", name="G_37600.pth")
+    write_encoder(root / "pretrain")
+    return root
+
+
+@pytest.fixture
+def home(voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh folder with the model, songs in raw/, and nothing in results/."""
+    for name in ("logs", "pretrain"):
+        (tmp_path / name).symlink_to(voice / name)
+    (tmp_path / "raw").mkdir()
+    song = signals.voice_like(RATE, 1.0, [200, 240, 220])
+    soundfile.write(tmp_path / "raw/song.wav", song, RATE)
+    soundfile.write(tmp_path / "raw/two.flac", song[: RATE // 2], RATE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*args: str) -> int:
+    return inference_main.main(["-d", "cpu", *args])
+
+
+def results(home: Path) -> list[str]:
+    return sorted(path.name for path in (home / "results").glob("*")) if (home / "results").is_dir() else []
+
+
+@pytest.mark.parametrize("flag", ORIGINAL)
+def test_flags_have_the_names_and_defaults_of_the_original(flag: str) -> None:
+    """(A29) And the options that a web UI would build have the same ones."""
+    long_flag, default = ORIGINAL[flag]
+    parser = inference_main.build_parser()
+    action = parser._option_string_actions[flag]
+    assert long_flag in action.option_strings
+    assert action.default == default
+    for kind in (ModelOptions, InferenceOptions):
+        for field, setting in settings(kind):
+            if flag in setting.flags and field.name != "trans":
+                assert field.default == default
+
+
+def test_a_misspelt_setting_is_an_error() -> None:
+    """(A30) The original reads it as None."""
+    with pytest.raises(TypeError):
+        InferenceOptions(noise_scal=0.1)  # type: ignore[call-arg]
+    with pytest.raises(AttributeError):
+        InferenceOptions().noice_scale  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        InferenceOptions().trans = 3.0  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def process(voice: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[bytes], Path]:
+    """One run as a process, from a folder of its own, with names that are not ASCII and a terminal that is ASCII."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "raw").mkdir()
+    stereo = np.stack([signals.voice_like(48000, 3.0, [200, 240, 220, 0])] * 2, axis=1)
+    soundfile.write(folder / "raw" / "知らない v1.2.wav", stereo, 48000)
+    (folder / "raw" / "broken.wav").write_bytes(b"RIFF nothing")
+    command = [sys.executable, str(ROOT / "inference_main.py")]
+    command += ["-m", str(voice / "logs/44k/G_37600.pth"), "-c", str(voice / "logs/44k/config.json"), "-d", "cpu"]
+    command += ["-n", "知らない v1.2", "broken.wav", "-t", "12.5", "-s", "alice", "1", "-cl", "1", "-lg", "0.25"]
+    (folder / "pretrain").symlink_to(voice / "pretrain")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False), folder
+
+
+def test_a_batch_goes_on_past_a_bad_file_and_says_so(
+    process: tuple[subprocess.CompletedProcess[bytes], Path],
+) -> None:
+    """(B18, B19) From any folder, with any name, a name with dots gets its extension."""
+    done, folder = process
+    assert done.returncode == 1, done.stderr
+    assert "broken.wav" in done.stderr.decode("ascii")
+    assert "Traceback" not in done.stderr.decode("ascii")
+    want = [f"知らない v1.2_12.5key_{speaker}_sovits_pm.flac" for speaker in ("1", "alice")]
+    assert sorted(path.name for path in (folder / "results").iterdir()) == want
+    assert sorted(path.name for path in (folder / "raw").iterdir()) == ["broken.wav", "知らない v1.2.wav"]
+
+
+def test_the_result_is_24_bit_flac_as_long_as_the_song(
+    process: tuple[subprocess.CompletedProcess[bytes], Path],
+) -> None:
+    for path in (process[1] / "results").iterdir():
+        info = soundfile.info(path)
+        assert (info.samplerate, info.channels, info.frames, info.subtype) == (RATE, 1, 3 * RATE, "PCM_24")
+        audio = soundfile.read(path)[0]
+        assert audio.std() > 1e-3
+        assert np.isfinite(audio).all()
+
+
+def test_every_song_goes_to_every_speaker_and_the_first_shift_fills_up(home: Path) -> None:
+    assert run("-n", "song.wav", "two", "raw/song.wav", "-t", "3", "-2", "-s", "bob", "alice", "-wf", "wav") == 0
+    assert results(home) == [
+        "song_3key_alice_sovits_pm.wav",
+        "song_3key_alice_sovits_pm_2.wav",  # the third song has the name of the first one
+        "song_3key_bob_sovits_pm.wav",
+        "song_3key_bob_sovits_pm_2.wav",
+        "two_-2key_alice_sovits_pm.wav",
+        "two_-2key_bob_sovits_pm.wav",
+    ]
+    first = soundfile.read(home / "results/song_3key_alice_sovits_pm.wav")[0]
+    np.testing.assert_array_equal(soundfile.read(home / "results/song_3key_alice_sovits_pm_2.wav")[0], first)
+
+
+def test_auto_pitch_and_the_predictor_stand_in_the_name(home: Path) -> None:
+    assert run("-n", "two", "-a", "-f0p", "dio", "-s", "0", "--out_dir", "elsewhere") == 0
+    assert [path.name for path in (home / "elsewhere").iterdir()] == ["two_auto_0_sovits_dio.flac"]
+
+
+@pytest.mark.parametrize(
+    "args,named",
+    [
+        (["-s", "carol"], ["carol", "alice (0), bob (1)"]),
+        ([], ["--spk_list", "alice, bob"]),
+        (["-s", "alice", "-m", "logs/44k/G_5.pth"], ["G_5.pth", "-m"]),
+        (["-s", "alice", "-c", "nothing.json"], ["nothing.json"]),
+        (["-s", "alice", "-t", "1", "2"], ["--trans", "2 shifts for 1 song"]),
+        (["-s", "alice", "-sd", "4"], ["--slice_db"]),
+        (["-s", "alice", "-d", "cuda:77"], ["cuda:77"]),
+        (["-usm"], ["spk_mix_map", "alice"]),
+        (["-s", "alice", "-cr", "0.5"], ["kmeans_10000.pt"]),
+        (["-s", "alice", "-cr", "0.5", "-fr"], ["feature_and_index"]),
+        (["-s", "alice", "-shd"], ["diffusion/config.yaml", "-dc"]),
+        (["-s", "alice", "-od"], ["diffusion/config.yaml", "-dc"]),
+        (["-s", "alice", "-se"], ["--second_encoding", "--shallow_diffusion"]),
+        (["-s", "alice", "-eh"], ["nsf_hifigan"]),
+    ],
+)
+def test_what_cannot_start_ends_with_2_and_names_the_reason(
+    home: Path, capsys: pytest.CaptureFixture[str], args: list[str], named: list[str]
+) -> None:
+    assert run("-n", "song", *args) == 2
+    message = capsys.readouterr().err
+    for part in named:
+        assert part in message
+    assert "Traceback" not in message
+    assert not results(home)
+
+
+def test_a_missing_song_fails_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-n", "nowhere", "two", "-s", "alice") == 1
+    assert results(home) == ["two_0key_alice_sovits_pm.flac"]
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_interrupting_leaves_no_half_result(voice: Path, home: Path) -> None:
+    """Ctrl-C, in the middle of a conversion of a minute."""
+    song = np.tile(signals.voice_like(RATE, 2.0, [200, 220]), 60)
+    soundfile.write(home / "raw/long.wav", song, RATE)
+    command = [sys.executable, str(ROOT / "inference_main.py"), "-n", "long", "-s", "alice", "-d", "cpu"]
+    process = subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not results(home) and not list((home / "results").glob(".*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert b"Traceback" not in error
+    assert not list((home / "results").iterdir())
+
+
+def test_songs_are_found_by_name_or_path(home: Path) -> None:
+    raw = home / "raw"
+    soundfile.write(raw / "a.b", np.zeros(10), RATE, format="WAV")
+    soundfile.write(raw / "v1.2.wav", np.zeros(10), RATE)
+    for name, found in {
+        "song": raw / "song.wav",
+        "song.wav": raw / "song.wav",
+        "two": raw / "two.flac",
+        "v1.2": raw / "v1.2.wav",
+        "a.b": raw / "a.b",
+        str(raw / "song"): raw / "song.wav",
+    }.items():
+        assert find_song(name, [raw]) == found
+    with pytest.raises(UserError, match="no song"):
+        find_song("song.mp3", [raw])
+
+
+def test_names_of_results_are_safe(tmp_path: Path) -> None:
+    options, model = InferenceOptions(cluster_infer_ratio=0.5), ModelOptions()
+    assert result_name(Path("a/x.y.wav"), "a/b:c", model, options, "wav") == "x.y_0key_a_b_c_0.5_sovits_pm.wav"
+    assert song_stem(Path("x.y")) == "x.y"
+    shallow = dataclasses.replace(model, shallow_diffusion=True)
+    assert "_sovdiff_" in result_name(Path("x.wav"), "a", shallow, options, "wav")
+    assert "_diff_" in result_name(Path("x.wav"), "a", dataclasses.replace(model, only_diffusion=True), options, "wav")
+    taken = {(tmp_path / "x.wav").resolve(), (tmp_path / "x_2.wav").resolve()}
+    assert free_path(tmp_path / "x.wav", taken) == tmp_path / "x_3.wav"
+    assert free_path(tmp_path / "y.wav", taken) == tmp_path / "y.wav"
