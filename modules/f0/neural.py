@@ -126,7 +126,7 @@ def mel_filters(fmin: float, fmax: float, htk: bool, device: torch.device) -> Te
     return torch.from_numpy(basis).float().to(device)
 
 
-def local_average_f0(salience: Tensor, cents: Tensor, threshold: float, repeat_edges: bool = False) -> Tensor:
+def local_average_f0(salience: Tensor, cents: Tensor, threshold: float | Tensor, repeat_edges: bool = False) -> Tensor:
     """f0 by the mean of the cents around each frame's highest bin, weighted by salience.
 
     Args:

@@ -36,7 +36,7 @@ def encoder_graph(encoder: SpeechEncoder) -> Graph:
         kind = type(encoder).__name__
         raise UserError(f"{kind} cannot be exported", "--parts", "leave the encoder out, or use it as an ONNX file")
     example = torch.randn(1, 1, _SAMPLES) / 10
-    return Graph(module, {"source": Input(example, {2: "samples"})}, {"embed": {1: "F"}})
+    return Graph(module, {"source": Input(example, {2: "samples"})}, {"embed": {1: "F"}}, half_scopes=("/model/",))
 
 
 class ExportHubert(nn.Module):
@@ -122,5 +122,5 @@ class ExportWhisper(nn.Module):
         audio = F.pad(audio, (0, mel_frames * MEL_HOP + N_FFT - samples))
         power = power_spectrum(audio, self.kernel, MEL_HOP)[:, :, :mel_frames]
         mel = torch.log(torch.clamp(self.filters @ power, min=1e-10)) / math.log(10)
-        mel = (torch.maximum(mel, mel.amax() - 8.0) + 4.0) / 4.0
+        mel = (torch.maximum(mel, mel.amax(dim=(1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
         return self.model(mel)[:, :frames]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from modules.f0.base import F0Predictor
 from modules.f0.crepe import CrepePredictor
 from modules.f0.fcpe import FcpePredictor
-from modules.f0.neural import HOP_LENGTH, MEL_FLOOR, NEIGHBOURS, SaliencePredictor
+from modules.f0.neural import HOP_LENGTH, MEL_FLOOR, SaliencePredictor, local_average_f0
 from modules.f0.rmvpe import MULTIPLE, RmvpePredictor
 from modules.onnx.graphs import Graph, Input
 from modules.onnx.spectra import power_spectrum, reflect, spectrum_kernel
@@ -38,7 +38,7 @@ def pitch_graph(predictor: F0Predictor) -> Graph:
         "audio": Input(torch.randn(1, _SAMPLES) / 10, {1: "samples"}),
         "threshold": Input(torch.tensor([predictor.threshold]), default=True),
     }
-    return Graph(module, inputs, {"f0": {0: "frames"}})
+    return Graph(module, inputs, {"f0": {0: "frames"}}, half_scopes=("/network/",))
 
 
 class ExportSalience(nn.Module):
@@ -77,7 +77,7 @@ class ExportRmvpe(ExportSalience):
         frames = mel.shape[2]
         blocks = (frames + MULTIPLE - 1) // MULTIPLE
         salience = self.network(F.pad(mel, (0, blocks * MULTIPLE - frames)))[0, :frames]
-        return local_average(salience, self.cents, threshold, repeat_edges=False)
+        return local_average_f0(salience, self.cents, threshold)
 
 
 class ExportFcpe(ExportSalience):
@@ -91,7 +91,7 @@ class ExportFcpe(ExportSalience):
         mel = self.log_mel(torch.sqrt(self.power(audio) + 1e-9))
         mel = torch.cat([mel, mel[:, :, -1:]], dim=2)
         salience = self.network(mel.transpose(1, 2))[0]
-        return local_average(salience, self.network.cent_table, threshold, repeat_edges=True)
+        return local_average_f0(salience, self.network.cent_table, threshold, repeat_edges=True)
 
 
 class ExportCrepe(nn.Module):
@@ -105,15 +105,3 @@ class ExportCrepe(nn.Module):
         centred = frames - frames.mean(dim=1, keepdim=True)
         deviation = torch.sqrt(centred.square().sum(dim=1, keepdim=True) / (frames.shape[1] - 1))
         return self.model(centred / torch.clamp(deviation, min=1e-10))
-
-
-def local_average(salience: Tensor, cents: Tensor, threshold: Tensor, repeat_edges: bool) -> Tensor:
-    """modules.f0.neural.local_average_f0 without gathering from a tensor of indices of unknown bounds."""
-    peak, highest = salience.max(dim=1)
-    around = highest[:, None] + torch.arange(-NEIGHBOURS, NEIGHBOURS + 1)
-    inside = around.clamp(0, len(cents) - 1)
-    weights = salience.gather(1, inside)
-    if not repeat_edges:
-        weights = weights * (around == inside)
-    mean = (weights * cents[inside]).sum(dim=1) / weights.sum(dim=1)
-    return torch.where(peak > threshold, 10.0 * torch.exp2(mean / 1200.0), torch.zeros_like(peak))

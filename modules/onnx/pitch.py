@@ -14,6 +14,7 @@ from modules.errors import UserError
 from modules.f0.base import F0Predictor, F0Settings, Track, sample_track
 from modules.inference.options import InferenceOptions
 from modules.inference.pitch import PitchFinder
+from modules.onnx.crepe import CrepeGraph
 from modules.onnx.manifest import Manifest
 from modules.onnx.session import Session
 
@@ -84,8 +85,9 @@ class GraphPitchFinder(PitchFinder):
         assert self.manifest is not None
         if name not in self._sessions:
             path = self.manifest.file(self.folder, name, f"--f0_predictor {name}")
-            self._sessions[name] = Session(path, {"audio"}, self.graph_device)
-        return SalienceGraph(settings, self._sessions[name], self.manifest.facts[name]["threshold"])
+            self._sessions[name] = Session(path, {"frames" if name == "crepe" else "audio"}, self.graph_device)
+        graph = CrepeGraph if name == "crepe" else SalienceGraph
+        return graph(settings, self._sessions[name], self.manifest.facts[name]["threshold"])
 
     def _graphs(self) -> list[str]:
         assert self.manifest is not None
