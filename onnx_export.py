@@ -18,7 +18,7 @@ PARTS = ("encoder", "f0", "rmvpe", "fcpe", "crepe", "auto-f0", "diffusion", "voc
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser("Write a model as ONNX graphs.")
-    parser.add_argument("-n", "--model_name", required=True, help="the folder under --root with model.pth, config.json")
+    parser.add_argument("-n", "--model_name", required=True, help="folder under --root with model.pth, config.json")
     parser.add_argument("--root", type=Path, default=Path("checkpoints"), help="the folder of the models")
     parser.add_argument(
         "--parts",

@@ -59,7 +59,7 @@ class ModelOptions:
         help="the config of the model; not needed where a .safetensors file carries it",
     )
     onnx: Path | None = _setting(
-        None, "--onnx", help="folder of onnx_export.py: convert with its graphs and onnxruntime, without -m, -c and torch"
+        None, "--onnx", help="folder of onnx_export.py: convert with its graphs, without torch; -m and -c are not read"
     )
     device: str | None = _setting(None, "-d", "--device", help="cpu, cuda, cuda:1, mps; the best there is if absent")
     precision: str = _setting(

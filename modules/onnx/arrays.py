@@ -22,10 +22,11 @@ def unit_frames(source: int, target: int, mode: str) -> np.ndarray:
 def interpolate(units: np.ndarray, target: int) -> np.ndarray:
     """Units [F, dim] linearly at the middles of ``target`` frames, float32 [target, dim]."""
     source = len(units)
-    position = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, None)
+    scale = np.float32(source / target)  # in float32, as torch has it
+    position = np.clip((np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), 0, None)
     left = np.minimum(position.astype(np.int64), source - 1)
     right = np.minimum(left + 1, source - 1)
-    share = (position - left)[:, None].astype(np.float32)
+    share = (position - left.astype(np.float32))[:, None]
     return units[left] * (1 - share) + units[right] * share
 
 

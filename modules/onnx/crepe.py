@@ -89,8 +89,11 @@ def median_of_three(values: Array) -> Array:
     """Of each value and its neighbours; at the ends the smaller of the two."""
     if len(values) < 2:
         return values.copy()
-    inside = np.median(np.lib.stride_tricks.sliding_window_view(values, 3), axis=1) if len(values) > 2 else []
-    return np.concatenate([[values[:2].min()], inside, [values[-2:].min()]])
+    ends = np.array([values[:2].min(), values[-2:].min()])
+    if len(values) == 2:
+        return ends
+    inside = np.median(np.lib.stride_tricks.sliding_window_view(values, 3), axis=1)
+    return np.concatenate([ends[:1], inside, ends[1:]])
 
 
 def mean_of_three(track: Array) -> Track:

@@ -8,18 +8,20 @@ from torch.nn import functional as F
 
 from modules.onnx.export_source import ExportSource
 from vdecoder.nsf_hifigan import NSFHiFiGAN
-from vdecoder.snake_alias import RATIO, TAPS, SnakeAlias
+from vdecoder.snake_alias import RATIO, TAPS, SnakeAlias, Upsample
+from vdecoder.source import SineSource
 
 
 def make_exportable(decoder: NSFHiFiGAN) -> None:
     """Replace, in place, the source of a decoder and the filters of its snakes."""
-    if not isinstance(decoder.m_source, ExportSource):
-        decoder.m_source = ExportSource(decoder.m_source)
+    if isinstance(decoder.m_source, SineSource):
+        setattr(decoder, "m_source", ExportSource(decoder.m_source))  # noqa: B010 (another type, on purpose)
     for snake in decoder.modules():
-        if isinstance(snake, SnakeAlias) and not isinstance(snake.upsample, ExportUpsample):
+        if isinstance(snake, SnakeAlias) and isinstance(snake.upsample, Upsample):
             channels = len(snake.act.alpha)
-            snake.upsample = ExportUpsample(channels, snake.upsample.filter)
-            snake.downsample = ExportDownsample(channels, snake.downsample.lowpass.filter)
+            lowpass = snake.downsample.lowpass.filter
+            setattr(snake, "upsample", ExportUpsample(channels, snake.upsample.filter))  # noqa: B010
+            setattr(snake, "downsample", ExportDownsample(channels, lowpass))  # noqa: B010
 
 
 class ExportUpsample(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,9 @@ class ExportWhisper(nn.Module):
     def forward(self, source: Tensor) -> Tensor:
         samples = source.shape[2]
         frames = samples // HOP_LENGTH
-        seen = POSITIONS if self.padded else torch.clamp(torch.as_tensor(frames + self.silence), max=POSITIONS)
+        seen: Any = POSITIONS  # a number of the graph where the clip decides; to mypy an int
+        if not self.padded:
+            seen = torch.clamp(torch.as_tensor(frames + self.silence), max=POSITIONS)
         mel_frames = seen * MEL_PER_FRAME
         audio = torch.cat([source[:, :, 1 : N_FFT // 2 + 1].flip(2), source], dim=2)
         audio = F.pad(audio, (0, mel_frames * MEL_HOP + N_FFT - samples))

@@ -82,7 +82,7 @@ def gather_units(c: Tensor, mel2ph: Tensor) -> Tensor:
 
 def generator_graph(model: SynthesizerTrn) -> Graph:
     """The graph of onnx_export.py."""
-    inter = model.flow.flows[0].pre.in_channels * 2
+    inter = model.enc_p.proj.out_channels // 2
     inputs = _inputs(model)
     inputs["noise"] = Input(torch.randn(1, inter, _T), {2: "T"})
     names = ["c", "f0", "mel2ph", "uv", "noise", "sid", "vol"]

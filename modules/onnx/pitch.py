@@ -40,7 +40,7 @@ class SalienceGraph(F0Predictor):
         """The track on the network's own 10 ms frames."""
         wave = resample(audio, self.settings.sample_rate, SAMPLE_RATE)
         wave = np.pad(wave, (0, max(0, SHORTEST - len(wave))))
-        return self.session(audio=wave[None], threshold=np.float32([self.threshold])).astype(np.float64)
+        return self.session(audio=wave[None], threshold=np.array([self.threshold], dtype=np.float32)).astype(np.float64)
 
 
 @dataclass

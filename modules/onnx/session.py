@@ -36,8 +36,9 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # 0: one a core
         options.log_severity_level = 3
+        chosen = providers(device)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers(device))
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # onnxruntime has a class of its own for every kind of damage
             reason = str(error).splitlines()[0][:200]
             raise UserError(f"onnxruntime cannot load the graph ({reason})", path, EXPORT) from None
