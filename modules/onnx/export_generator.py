@@ -88,7 +88,7 @@ def generator_graph(model: SynthesizerTrn) -> Graph:
     names = ["c", "f0", "mel2ph", "uv", "noise", "sid", "vol"]
     ordered: dict[str, Input | None] = {name: inputs.get(name) for name in names}
     ordered["seed"] = Input(torch.tensor([52468]), default=True)
-    return Graph(ExportGenerator(model), ordered, {"audio": {2: "samples"}}, half_scopes=("/model/dec/",))
+    return Graph(ExportGenerator(model), ordered, {"audio": {2: "samples"}})
 
 
 def f0_decoder_graph(model: SynthesizerTrn) -> Graph:

@@ -38,7 +38,7 @@ def pitch_graph(predictor: F0Predictor) -> Graph:
         "audio": Input(torch.randn(1, _SAMPLES) / 10, {1: "samples"}),
         "threshold": Input(torch.tensor([predictor.threshold]), default=True),
     }
-    return Graph(module, inputs, {"f0": {0: "frames"}}, half_scopes=("/network/",))
+    return Graph(module, inputs, {"f0": {0: "frames"}})
 
 
 class ExportSalience(nn.Module):

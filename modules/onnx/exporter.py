@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import models
 from modules import checkpoint
 from modules.config import Config, load_config, load_diffusion_config
@@ -16,6 +18,7 @@ from modules.onnx.graphs import Graph, export
 from modules.onnx.manifest import Manifest
 from pretrain.weights import BY_NAME
 from vencoder import get_encoder
+from vencoder.layers import set_precision
 
 PREDICTORS = ("rmvpe", "fcpe", "crepe")
 SHARED_PARTS = ("encoder", *PREDICTORS, "mel", "vocoder")  # do not change with the model's weights
@@ -28,7 +31,7 @@ class Exporter:
         root: the folder of the models.
         name: of the model.
         pretrain_dir: where the pretrained weights are.
-        half: float16 where it is borne.
+        half: decoders and encoders in float16, as torch has them on CUDA; inputs and outputs stay float32.
 
     Attributes:
         report: lines for the user.
@@ -92,6 +95,8 @@ class Exporter:
             )
         from modules.onnx.export_encoders import encoder_graph
 
+        if self.half:
+            set_precision(encoder.model, torch.float16)
         self._write("encoder", f"{hubert_name(name)}.onnx", encoder_graph(encoder))
 
     def _export_predictor(self, name: str) -> None:
@@ -138,12 +143,14 @@ class Exporter:
 
         elsewhere = self.pretrain_dir.joinpath(*path.parts[1:])
         vocoder = MelVocoder.load(elsewhere if not path.is_file() and elsewhere.is_file() else path, kind)
+        if self.half:
+            vocoder.generator.set_precision(torch.float16)
         facts = {"sampling_rate": vocoder.config.sampling_rate, "hop_length": vocoder.config.hop_size}
         self._write("mel", "mel.onnx", mel_graph(vocoder.to_mel), **facts)
         self._write("vocoder", "vocoder.onnx", vocoder_graph(vocoder), **facts)
 
     def _write(self, part: str, file: str, graph: Graph, **facts: Any) -> None:
-        model = export(graph, self.folder / file, self.half)
+        model = export(graph, self.folder / file)
         self.manifest.parts[part] = file
         self.manifest.facts.pop(part, None)
         if facts:
@@ -160,7 +167,7 @@ class Exporter:
         )
         state = checkpoint.model_state(checkpoint.load(path), path)
         checkpoint.load_into(model, state, path, ignore=("enc_q.",))
-        return models.prepare_for_inference(model, "cpu", "fp32")
+        return models.prepare_for_inference(model, "cpu", "fp16" if self.half else "fp32")
 
     def _manifest(self) -> Manifest:
         model, data = self.config.model, self.config.data

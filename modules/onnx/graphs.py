@@ -42,28 +42,23 @@ class Graph:
     Attributes:
         inputs: in the order of the module's arguments; None: the module gets None.
         outputs: name -> the axes that may have any length.
-        half_scopes: beginnings of the names of the nodes that bear float16; sources, spectra and pitch do not.
     """
 
     module: nn.Module
     inputs: Mapping[str, Input | None]
     outputs: Mapping[str, Mapping[int, str]]
-    half_scopes: tuple[str, ...] = ("/",)
 
 
-def export(graph: Graph, path: Path, half: bool = False, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
+def export(graph: Graph, path: Path, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
     """Write ``graph`` to ``path``, atomically.
 
     Args:
-        half: weights and most of the arithmetic in float16; inputs and outputs stay float32.
         metadata: text that the file carries.
 
     Returns:
         The model as it was written.
     """
     model = onnxslim.slim(_trace(graph))
-    if half:
-        model = _to_half(model, graph.half_scopes)
     for name, given in graph.inputs.items():
         if given is not None and given.default:
             model.graph.initializer.append(numpy_helper.from_array(given.example.numpy(), name))
@@ -105,15 +100,3 @@ def _trace(graph: Graph) -> onnx.ModelProto:
             dynamo=False,
         )
         return onnx.load(path)
-
-
-def _to_half(model: onnx.ModelProto, scopes: tuple[str, ...]) -> onnx.ModelProto:
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
-    kept = [node.name for node in model.graph.node if not node.name.startswith(scopes) or "/m_source/" in node.name]
-    return convert_float_to_float16(
-        model,
-        keep_io_types=True,
-        node_block_list=kept,
-        op_block_list=[*DEFAULT_OP_BLOCK_LIST, "LayerNormalization", "InstanceNormalization", "Softmax"],
-    )
