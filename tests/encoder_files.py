@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.parity import fill, golden
 from vencoder import ENCODERS
@@ -150,27 +151,34 @@ def write_small(name: str, folder: Path) -> Path:
 
 
 def seeded(shapes: dict[str, Any]) -> dict[str, Tensor]:
-    """Half-precision weights from torch's generator; those of norms and of weight norm near 1."""
+    """Half-precision weights from torch's generator: norms near 1, small biases, products that keep the scale."""
     state = {}
     for key, shape in shapes.items():
-        noise = torch.randn(tuple(shape)) / max(1, int(np.prod(shape[1:]))) ** 0.5
-        state[key] = (1 + 0.02 * noise if len(shape) == 1 and key.endswith("weight") else noise).half()
+        noise = torch.randn(tuple(shape))
+        if len(shape) == 1:
+            noise = 1 + 0.02 * noise if key.endswith("weight") else 0.01 * noise
+        elif key.endswith("weight_g"):  # norms of weight_v, so that the weights themselves have unit gain
+            noise = noise.abs() + 0.5
+        else:
+            noise = noise / int(np.prod(shape[1:])) ** 0.5
+        state[key] = noise.half()
     return state
 
 
-def whisper_shapes(width: int) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of a Whisper encoder of one layer."""
-    block = "encoder.blocks.0"
+def whisper_shapes(width: int, layers: int = 1) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a Whisper encoder."""
+    pairs = {"encoder.conv1": (width, 80, 3), "encoder.conv2": (width, width, 3), "encoder.ln_post": (width,)}
+    for layer in range(layers):
+        block = f"encoder.blocks.{layer}"
+        pairs |= {f"{block}.attn.{name}": (width, width) for name in ("query", "key", "value", "out")}
+        pairs |= {f"{block}.attn_ln": (width,), f"{block}.mlp_ln": (width,)}
+        pairs |= {f"{block}.mlp.0": (4 * width, width), f"{block}.mlp.2": (width, 4 * width)}
     shapes: dict[str, tuple[int, ...]] = {"encoder.positional_embedding": (1500, width)}
-    for name, shape in (("conv1", (width, 80, 3)), ("conv2", (width, width, 3))):
-        shapes |= {f"encoder.{name}.weight": shape, f"encoder.{name}.bias": (width,)}
-    for name in ("query", "key", "value", "out"):
-        shapes |= {f"{block}.attn.{name}.weight": (width, width), f"{block}.attn.{name}.bias": (width,)}
-    del shapes[f"{block}.attn.key.bias"]
-    for norm in (f"{block}.attn_ln", f"{block}.mlp_ln", "encoder.ln_post"):
-        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
-    shapes |= {f"{block}.mlp.0.weight": (4 * width, width), f"{block}.mlp.0.bias": (4 * width,)}
-    return shapes | {f"{block}.mlp.2.weight": (width, 4 * width), f"{block}.mlp.2.bias": (width,)}
+    for name, shape in pairs.items():
+        shapes[f"{name}.weight"] = shape
+        if not name.endswith(".key"):
+            shapes[f"{name}.bias"] = shape[:1]
+    return shapes
 
 
 def hubert_shapes(width: int, layers: int, wavlm: bool) -> dict[str, tuple[int, ...]]:
@@ -210,3 +218,32 @@ def write_small_onnx(path: Path, width: int, pad: int) -> None:
     outputs = [helper.make_tensor_value_info("embed", TensorProto.FLOAT, [1, "frames", width])]
     graph = helper.make_graph(nodes, "encoder", inputs, outputs, [weight])
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+class OnnxGraph(nn.Module):
+    """What the ONNX encoders compute: [1, 1, samples] to [1, frames, width]."""
+
+    def __init__(self, model: nn.Module, pad: int, projection: nn.Linear | None) -> None:
+        super().__init__()
+        self.model, self.pad, self.projection = model, pad, projection
+
+    def forward(self, source: Tensor) -> Tensor:
+        units = self.model(nn.functional.pad(source[:, 0], (self.pad, self.pad)))[0]
+        return units if self.projection is None else self.projection(units)
+
+
+def export_onnx(graph: nn.Module, path: Path) -> Path:
+    """Write the graph with a dynamic number of samples."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            (torch.zeros(1, 1, 16000),),
+            str(path),
+            dynamo=False,
+            input_names=["source"],
+            output_names=["embed"],
+            dynamic_axes={"source": {2: "samples"}, "embed": {1: "frames"}},
+            opset_version=17,
+        )
+    return path
