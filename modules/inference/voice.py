@@ -14,7 +14,7 @@ import models
 from modules import checkpoint
 from modules.audio.volume import volume
 from modules.config import Config, load_config, parse_config
-from modules.devices import pick_device
+from modules.devices import forget_convolution_lengths, pick_device
 from modules.errors import UserError
 from modules.inference.diffusion import (
     DiffusionVoice,
@@ -112,6 +112,7 @@ def load_voice(options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> 
     Raises:
         UserError: a file is missing or broken, or config and model do not belong together.
     """
+    forget_convolution_lengths()
     if options.only_diffusion:
         return _load_diffusion_voice(options, pretrain_dir)
     config, weights = _read(options)
