@@ -23,6 +23,7 @@ from modules.inference.options import (
     check_settings,
     from_namespace,
 )
+from pretrain import AllowDownload
 
 if TYPE_CHECKING:
     from modules.inference.speaker_mix import SpeakerMix
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("-usm", "--use_spk_mix", action="store_true", help="sing with the speaker mix of spkmix.py")
     group.add_argument("-wf", "--wav_format", choices=WAV_FORMATS, default="flac", help="format of the results")
     group.add_argument("--out_dir", type=Path, default=Path("results"), help="folder of the results")
+    group.add_argument("--download", action=AllowDownload)
     add_arguments(parser.add_argument_group("the model"), ModelOptions)
     inference = (field.name for field in dataclasses.fields(InferenceOptions) if field.name != "trans")
     add_arguments(parser.add_argument_group("the conversion"), InferenceOptions, only=tuple(inference))

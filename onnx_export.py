@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=PARTS,
         default=[],
         help="what to export besides the generator: its speech encoder; f0 predictors (f0: all that are there); its "
-        "own pitch (-a); the diffusion model (<model>/diffusion.pt, diffusion.yaml) with its vocoder; the vocoder alone",
+        "own pitch (-a); the diffusion model (diffusion.pt, diffusion.yaml) with its vocoder; the vocoder alone",
     )
     parser.add_argument("-hf", "--half", action="store_true", help="most of the arithmetic in float16, for GPUs")
     parser.add_argument("--pretrain", type=Path, default=Path("pretrain"), help="the folder of the pretrained weights")

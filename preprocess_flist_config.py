@@ -47,7 +47,7 @@ def make_lists_and_configs(args: argparse.Namespace) -> int:
 
     template = "config_micro" if args.micro else "config_tiny" if args.tiny else "config"
     config = load_config(TEMPLATES / f"{template}_template.json")
-    diffusion = load_diffusion_config(TEMPLATES / "diffusion_template.yaml")
+    diffusion = load_diffusion_config(TEMPLATES / f"diffusion{'_micro' if args.micro else ''}_template.yaml")
     encoder = ENCODERS[args.speech_encoder]
     work.fit_config(
         config, encoder=encoder.name, width=encoder.width, tiny=args.tiny, micro=args.micro, vol_aug=args.vol_aug

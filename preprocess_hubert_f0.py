@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modules.cli import BatchReport, make_parser, run
 from modules.f0 import PREDICTORS
+from pretrain import AllowDownload
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--f0_min", type=float, default=50.0, help="lowest f0 looked for, Hz")
     parser.add_argument("--f0_max", type=float, default=1100.0, help="highest f0 looked for, Hz")
     parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 is one a core")
+    parser.add_argument("--download", action=AllowDownload)
     return parser
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.cli import make_parser, positive_float, positive_int, run
+from pretrain import AllowDownload
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max_minutes", type=positive_float, help="end after so many minutes of this run")
     parser.add_argument("--num_workers", type=int, help="processes that load clips; default: as the config says")
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="instead of the config's amp_dtype")
+    parser.add_argument("--download", action=AllowDownload)
     return run(body, parser.parse_args(argv))
 
 

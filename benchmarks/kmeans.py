@@ -64,7 +64,8 @@ def main() -> None:
     ours = time.perf_counter() - start
     peak = peak_mib() - before
     reached = inertia(frames, centres)
-    print(f"frames {frames.shape}, {frames.nbytes / 2**20:.0f} MiB; memory grew by {peak:.0f} MiB at its peak", flush=True)
+    size = frames.nbytes / 2**20
+    print(f"frames {frames.shape}, {size:.0f} MiB; memory grew by {peak:.0f} MiB at its peak", flush=True)
     print(f"ours          {ours:8.1f} s   inertia {reached:.6g}", flush=True)
 
     from sklearn.cluster import KMeans

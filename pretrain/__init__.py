@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from modules.errors import UserError
 from pretrain.weights import BY_NAME, WEIGHTS, Weight
@@ -39,8 +42,25 @@ def require(name: str, pretrain_dir: Path = DEFAULT_DIR) -> Path:
 
 
 def allow_download() -> None:
-    """Let this process and its children fetch missing weights: what the flag --download of a script calls."""
+    """Let this process and its children fetch missing weights."""
     os.environ[AUTO_DOWNLOAD] = "1"
+
+
+class AllowDownload(argparse.Action):
+    """The flag --download of a script."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(
+            option_strings,
+            dest,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help=f"fetch pretrained weights that are missing; {AUTO_DOWNLOAD}=1 in the environment does the same",
+        )
+
+    def __call__(self, *_: Any) -> None:
+        """Seen on the command line."""
+        allow_download()
 
 
 def weight_named(name: str) -> Weight:

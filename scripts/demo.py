@@ -249,9 +249,12 @@ def prepare(voices: Voices, folders: Folders, args: argparse.Namespace) -> None:
     write_text(stamp, wanted)
 
 
-def relative(path: Path) -> str:
-    """A path as seen from the repository's root, with forward slashes."""
-    return Path(os.path.relpath(path, ROOT)).as_posix()
+def relative(path: Path, start: Path = ROOT) -> str:
+    """A path as seen from ``start``, with forward slashes; whole where it is on another drive."""
+    try:
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:
+        return path.as_posix()
 
 
 def preprocess(runner: Runner, folders: Folders, args: argparse.Namespace) -> None:
@@ -294,7 +297,7 @@ def train(runner: Runner, folders: Folders, args: argparse.Namespace) -> None:
     title = "4. train"
     if rows and not runner.fresh and left < 0.1:
         runner.done.setdefault(title, {"command": "", "seconds": rows[-1]["seconds"]})
-    model = Path(os.path.relpath(folders.model, ROOT / "logs")).as_posix()  # -m is a path from logs/
+    model = relative(folders.model, ROOT / "logs")  # -m is a path from logs/
     command = ["train.py", "-c", relative(folders.config), "-m", model, "--max_minutes", f"{max(left, 0.1):.1f}"]
     runner.run(title, command, again=bool(rows) and left >= 0.1)
 
@@ -405,7 +408,7 @@ def demo(args: argparse.Namespace) -> int:
     """The whole demo."""
     if not args.minutes > 0:
         raise UserError(f"{args.minutes:g} minutes are no training", "--minutes", "give a number above 0")
-    data = args.data.resolve() if args.data else DEMO_VOICES
+    data = args.data.expanduser().resolve() if args.data else DEMO_VOICES
     name = "demo" if data == DEMO_VOICES else f"demo_{data.name}"
     folders = Folders((args.out_dir or ROOT / "results" / name).resolve())
     voices = find_voices(data)

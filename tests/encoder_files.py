@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.parity import fill, golden
+from vencoder import ENCODERS
 from vencoder.whisper import sinusoids
 
 PARITY = Path(__file__).parent / "parity"
@@ -112,3 +114,136 @@ def snr(units: Tensor, reference: Tensor) -> float:
     """Signal-to-noise ratio in dB of units against a reference."""
     noise = (units - reference).double().square().sum()
     return float(10 * torch.log10(reference.double().square().sum() / noise))
+
+
+HUBERT_SETTINGS = {
+    "conv_feature_layers": "[(32,10,5)] + [(32,3,2)] * 4 + [(32,2,2)] * 2",
+    "layer_norm_first": False,
+    "normalize": False,
+    "max_distance": 800,
+}
+
+
+def write_small(name: str, folder: Path) -> Path:
+    """A file of the encoder ``name`` in its official layout and width, as small as the width allows, seeded."""
+    spec = ENCODERS[name]
+    path = folder / spec.file
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(5)
+    if name.startswith("whisper-"):
+        dims = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": spec.width, "n_audio_head": spec.width // 64}
+        dims = {**dims, "n_audio_layer": 1}
+        torch.save({"dims": dims, "model_state_dict": seeded(whisper_shapes(spec.width))}, path)
+    elif name.endswith("-onnx"):
+        write_small_onnx(path, spec.width, 40 if spec.options.get("pads") else 0)
+    elif name == "hubertsoft":
+        torch.save(seeded({key: shape for key, shape, *_ in load_manifest("hubert_soft")["entries"]}), path)
+    elif name == "dphubert":
+        manifest = load_manifest("dphubert_example")
+        shapes = {key: shape for key, shape, *_ in manifest["entries"]}
+        torch.save({"config": manifest["config"], "state_dict": seeded(shapes)}, path)
+    else:
+        width = 1024 if name == "cnhubertlarge" else 768
+        layers = 12 if spec.options.get("layer") else 2
+        settings = {**HUBERT_SETTINGS, "encoder_attention_heads": width // 64}
+        write_fairseq(path, seeded(hubert_shapes(width, layers, name == "wavlmbase+")), settings)
+    return path
+
+
+def seeded(shapes: dict[str, Any]) -> dict[str, Tensor]:
+    """Half-precision weights from torch's generator: norms near 1, small biases, products that keep the scale."""
+    state = {}
+    for key, shape in shapes.items():
+        noise = torch.randn(tuple(shape))
+        if len(shape) == 1:
+            noise = 1 + 0.02 * noise if key.endswith("weight") else 0.01 * noise
+        elif key.endswith("weight_g"):  # norms of weight_v, so that the weights themselves have unit gain
+            noise = noise.abs() + 0.5
+        else:
+            noise = noise / int(np.prod(shape[1:])) ** 0.5
+        state[key] = noise.half()
+    return state
+
+
+def whisper_shapes(width: int, layers: int = 1) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a Whisper encoder."""
+    pairs = {"encoder.conv1": (width, 80, 3), "encoder.conv2": (width, width, 3), "encoder.ln_post": (width,)}
+    for layer in range(layers):
+        block = f"encoder.blocks.{layer}"
+        pairs |= {f"{block}.attn.{name}": (width, width) for name in ("query", "key", "value", "out")}
+        pairs |= {f"{block}.attn_ln": (width,), f"{block}.mlp_ln": (width,)}
+        pairs |= {f"{block}.mlp.0": (4 * width, width), f"{block}.mlp.2": (width, 4 * width)}
+    shapes: dict[str, tuple[int, ...]] = {"encoder.positional_embedding": (1500, width)}
+    for name, shape in pairs.items():
+        shapes[f"{name}.weight"] = shape
+        if not name.endswith(".key"):
+            shapes[f"{name}.bias"] = shape[:1]
+    return shapes
+
+
+def hubert_shapes(width: int, layers: int, wavlm: bool) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a fairseq HuBERT, or of a WavLM, with narrow convolutions and feed-forward parts."""
+    shapes: dict[str, tuple[int, ...]] = {"feature_extractor.conv_layers.0.0.weight": (32, 1, 10)}
+    for index, kernel in enumerate((3, 3, 3, 3, 2, 2), 1):
+        shapes[f"feature_extractor.conv_layers.{index}.0.weight"] = (32, 32, kernel)
+    pairs = {"feature_extractor.conv_layers.0.2": (32,), "layer_norm": (32,), "post_extract_proj": (width, 32)}
+    pairs |= {"encoder.layer_norm": (width,), "final_proj": (256, width)}
+    shapes |= {"encoder.pos_conv.0.weight_g": (1, 1, 16), "encoder.pos_conv.0.weight_v": (width, width // 16, 16)}
+    shapes["encoder.pos_conv.0.bias"] = (width,)
+    for layer in range(layers):
+        at = f"encoder.layers.{layer}"
+        pairs |= {f"{at}.self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
+        pairs |= {f"{at}.{norm}_layer_norm": (width,) for norm in ("self_attn", "final")}
+        pairs |= {f"{at}.fc1": (64, width), f"{at}.fc2": (width, 64)}
+        if wavlm:
+            shapes[f"{at}.self_attn.grep_a"] = (1, width // 64, 1, 1)
+            pairs[f"{at}.self_attn.grep_linear"] = (8, 64)
+    if wavlm:
+        shapes["encoder.layers.0.self_attn.relative_attention_bias.weight"] = (320, width // 64)
+    for name, shape in pairs.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes
+
+
+def write_small_onnx(path: Path, width: int, pad: int) -> None:
+    """A graph of one convolution with the frame rule of the ONNX encoders."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    weight = numpy_helper.from_array((torch.randn(width, 1, 400) / 20).numpy(), "weight")
+    nodes = [
+        helper.make_node("Conv", ["source", "weight"], ["features"], strides=[320], pads=[pad, pad]),
+        helper.make_node("Transpose", ["features"], ["embed"], perm=[0, 2, 1]),
+    ]
+    inputs = [helper.make_tensor_value_info("source", TensorProto.FLOAT, [1, 1, "samples"])]
+    outputs = [helper.make_tensor_value_info("embed", TensorProto.FLOAT, [1, "frames", width])]
+    graph = helper.make_graph(nodes, "encoder", inputs, outputs, [weight])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+class OnnxGraph(nn.Module):
+    """What the ONNX encoders compute: [1, 1, samples] to [1, frames, width]."""
+
+    def __init__(self, model: nn.Module, pad: int, projection: nn.Linear | None) -> None:
+        super().__init__()
+        self.model, self.pad, self.projection = model, pad, projection
+
+    def forward(self, source: Tensor) -> Tensor:
+        units = self.model(nn.functional.pad(source[:, 0], (self.pad, self.pad)))[0]
+        return units if self.projection is None else self.projection(units)
+
+
+def export_onnx(graph: nn.Module, path: Path) -> Path:
+    """Write the graph with a dynamic number of samples."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            (torch.zeros(1, 1, 16000),),
+            str(path),
+            dynamo=False,
+            input_names=["source"],
+            output_names=["embed"],
+            dynamic_axes={"source": {2: "samples"}, "embed": {1: "frames"}},
+            opset_version=17,
+        )
+    return path

@@ -260,3 +260,41 @@ def test_a_checkpoint_of_another_size_is_refused_by_name(tmp_path: Path) -> None
     torch.save({"model": io.StringIO}, path)
     with pytest.raises(UserError):
         load_unit2mel(path, config)
+
+
+@pytest.mark.parametrize("method", ["dpm-solver++", "unipc", "ddim"])
+def test_a_denoiser_in_bfloat16_stays_close_to_float32(method: str) -> None:
+    """20 layers, and noise of the size that a trained model predicts."""
+    torch.manual_seed(0)
+    model = Unit2Mel(32, n_chans=128, n_hidden=64).eval()
+    denoiser, frames = model.decoder.denoise_fn, 40
+    torch.nn.init.normal_(denoiser.output_projection.weight, std=0.05)
+    with torch.no_grad():
+        x, condition = torch.randn(1, 1, 128, frames), torch.randn(1, 64, frames)
+        denoiser.output_projection.weight /= denoiser(x, torch.tensor([50]), condition).std()
+    inputs = (torch.randn(1, frames, 32), torch.full((1, frames, 1), 220.0), torch.rand(1, frames, 1) / 10)
+    source = 1.5 * torch.randn(1, frames, 128) - 5
+
+    def mel() -> torch.Tensor:
+        return model.infer(*inputs, torch.tensor([0]), source, method=method, generator=seeded())
+
+    exact = model.decoder.normalise(mel())
+    model.set_precision(torch.bfloat16)
+    rounded = mel()
+    assert rounded.dtype == torch.float32
+    difference = (model.decoder.normalise(rounded) - exact).abs()
+    assert 0 < difference.max() < 0.05
+
+
+def test_a_loaded_model_computes_in_what_the_device_has(tmp_path: Path) -> None:
+    from diffusion.unit2mel import build_unit2mel, load_unit2mel
+    from modules.config import DiffusionConfig
+    from modules.devices import native_half
+
+    small = {"n_layers": 2, "n_chans": 16, "n_hidden": 8, "timesteps": 20}
+    config = DiffusionConfig.model_validate({"model": small, "data": {"encoder_out_channels": 24}})
+    torch.save({"model": build_unit2mel(config).state_dict()}, tmp_path / "model_5.pt")
+    for precision, dtype in (("auto", native_half(torch.device("cpu"))), ("fp32", torch.float32)):
+        model = load_unit2mel(tmp_path / "model_5.pt", config, "cpu", precision)
+        assert model.decoder.denoise_fn.input_projection.weight.dtype == dtype
+        assert model.unit_embed.weight.dtype == model.decoder.spec_min.dtype == torch.float32

@@ -171,13 +171,17 @@ def test_a_batch_is_float32_on_the_device(wavs: list[Path]) -> None:
     assert {batch.mel.dtype, batch.units.dtype, batch.f0.dtype} == {torch.float32}
 
 
-def test_middle_and_whole_are_as_recorded(wavs: list[Path]) -> None:
+def test_the_middle_is_as_recorded_and_short_clips_have_one_too(wavs: list[Path]) -> None:
     clips = dataset(wavs)
-    whole, middle = clips.whole(0), clips.middle(0)
-    assert len(whole.mel) == int(1.2 * SAMPLE_RATE) // HOP
-    assert not whole.aug_shift.any() and not middle.aug_shift.any()
+    middle, mel = clips.middle(0), features.load_mel(FeaturePaths.of(wavs[0]).mel).astype(np.float16)
     start = int(0.35 * SAMPLE_RATE / HOP)
-    assert torch.equal(middle.mel, whole.mel[start : start + len(middle.mel)])
+    np.testing.assert_array_equal(middle.mel, mel[start : start + int(0.5 * SAMPLE_RATE / HOP)])
+    assert not middle.aug_shift.any()
+    config = tiny_diffusion_config()
+    config.data.duration = 1.0
+    clips = dataset(wavs, config, augment=False, short_too=True)
+    assert len(clips) == 3 and not clips.skipped
+    assert [len(clips.middle(i).mel) for i in range(3)] == [86, int(0.9 * SAMPLE_RATE) // HOP, 86]
 
 
 def test_what_is_missing_or_does_not_fit_is_named(wavs: list[Path], tmp_path: Path, extractor: MelExtractor) -> None:

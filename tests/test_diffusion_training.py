@@ -174,6 +174,16 @@ def test_the_full_size_base_model_has_the_keys_that_training_loads(name: str, pa
     }
 
 
+def test_the_templates_differ_in_size_alone() -> None:
+    full, micro = (
+        load_diffusion_config(ROOT / f"configs_template/{n}_template.yaml") for n in ("diffusion", "diffusion_micro")
+    )
+    sizes = [sum(p.numel() for p in build_unit2mel(config).parameters()) for config in (full, micro)]
+    assert sizes[0] > 30 * sizes[1]
+    for section in ("data", "vocoder", "infer", "env", "spk"):
+        assert getattr(full, section) == getattr(micro, section)
+
+
 def test_a_shallow_only_model_trains_on_its_steps_alone(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusion.gaussian import GaussianDiffusion
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -168,34 +167,6 @@ def torchaudio_model(state: dict[str, Tensor], settings: dict[str, Any], layers:
     return model.eval()
 
 
-class Graph(nn.Module):
-    """What the ONNX encoders compute: [1, 1, samples] to [1, frames, width]."""
-
-    def __init__(self, model: nn.Module, pad: int, projection: nn.Linear | None) -> None:
-        super().__init__()
-        self.model, self.pad, self.projection = model, pad, projection
-
-    def forward(self, source: Tensor) -> Tensor:
-        units = self.model(nn.functional.pad(source[:, 0], (self.pad, self.pad)))[0]
-        return units if self.projection is None else self.projection(units)
-
-
-def export(graph: nn.Module, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            graph,
-            (torch.zeros(1, 1, 16000),),
-            str(path),
-            dynamo=False,
-            input_names=["source"],
-            output_names=["embed"],
-            dynamic_axes={"source": {2: "samples"}, "embed": {1: "frames"}},
-            opset_version=17,
-        )
-    return path
-
-
 @pytest.fixture(scope="module")
 def contentvec_graph(tmp_path_factory) -> tuple[Path, Path]:
     """A graph of all 3 layers and the fairseq file of the same weights."""
@@ -208,7 +179,7 @@ def contentvec_graph(tmp_path_factory) -> tuple[Path, Path]:
         if not re.match(r"encoder\.layers\.([3-9]|1\d)\.", key)
     }
     fairseq = files.write_fairseq(folder / "c.pt", state, settings)
-    return export(Graph(torchaudio_model(state, settings, 3), 0, None), folder / "c.onnx"), fairseq
+    return files.export_onnx(files.OnnxGraph(torchaudio_model(state, settings, 3), 0, None), folder / "c.onnx"), fairseq
 
 
 def test_onnx_units_are_those_of_the_torch_encoder_with_the_same_weights(contentvec_graph):
@@ -225,7 +196,9 @@ def test_onnx_graph_that_pads_itself_gives_a_frame_every_320_samples(tmp_path):
     state, settings = files.filled(manifest), meta["config"]["cfg_model"]
     projection = nn.Linear(48, 16)
     projection.load_state_dict({kind: state[f"final_proj.{kind}"] for kind in ("weight", "bias")})
-    path = export(Graph(torchaudio_model(state, settings, 12), 40, projection), tmp_path / "s.onnx")
+    path = files.export_onnx(
+        files.OnnxGraph(torchaudio_model(state, settings, 12), 40, projection), tmp_path / "s.onnx"
+    )
     encoder = OnnxEncoder.from_file(path, pads=True)
     for samples in (400, 16000, 16319):
         assert encoder.encode(torch.zeros(samples)).shape == (1, 16, samples // 320)
@@ -247,7 +220,7 @@ def test_broken_or_foreign_graph_is_one_clear_message(tmp_path, contentvec_graph
         OnnxEncoder.from_file(tmp_path / "x.onnx")
     linear = nn.Sequential(nn.Flatten(1), nn.Linear(16000, 4))
     with pytest.raises(UserError, match=r"no units"):
-        OnnxEncoder.from_file(export(linear, tmp_path / "y.onnx"))
+        OnnxEncoder.from_file(files.export_onnx(linear, tmp_path / "y.onnx"))
 
 
 def test_registry_names_every_encoder_of_the_original_and_its_weights():

@@ -222,6 +222,8 @@ def test_impossible_parameters_are_refused_with_a_reason() -> None:
         get_predictor("pm", f0_min=500, f0_max=100)
     with pytest.raises(UserError, match="from 0 to 1"):
         get_predictor("crepe", threshold=2.0)
+    with pytest.raises(UserError, match="no device"):
+        get_predictor("crepe", device="gpu9")
 
 
 def test_the_registry_imports_nothing_heavy() -> None:

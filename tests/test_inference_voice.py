@@ -20,7 +20,7 @@ from modules.inference.pitch import PitchFinder
 from modules.inference.svc import Svc
 from modules.inference.voice import Voice, WindowInput, load_voice
 from tests.parity import signals
-from tests.standin_voice import HOP, RATE, small_config, small_model, write_encoder, write_model
+from tests.standin_voice import HOP, RATE, StandInEncoder, small_config, small_model, write_encoder, write_model
 
 
 @pytest.fixture(scope="module")
@@ -143,17 +143,6 @@ def test_a_missing_file_is_named(folder: Path, tmp_path: Path, lost: str) -> Non
         load(model, pretrain, config_path=config)
     assert caught.value.where == str({"model": model, "config": config, "encoder": tmp_path / "tiny.pt"}[lost])
     assert caught.value.fix
-
-
-class StandInEncoder:
-    """Gives units of any width at once."""
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-
-    def encode(self, audio: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(3)
-        return torch.randn(1, self.width, max(1, len(audio) // 320), generator=generator)
 
 
 def test_a_4_0_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import ast
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from importlinter import api
 from importlinter.cli import lint_imports
 
 from tests.conftest import ROOT
 
-CONTRACT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+CONFIGURATION = api.read_configuration(str(ROOT / "pyproject.toml"))
+PACKAGES = CONFIGURATION["session_options"]["root_packages"]
 NOT_LAYERED = {"tests", "scripts", "benchmarks"}
 
 
 def layered_names() -> set[str]:
     """Every module that the layers name."""
-    layers = CONTRACT["contracts"][0]["layers"]
+    layers = CONFIGURATION["contracts_options"][0]["layers"]
     return {name.strip(" ()") for layer in layers for name in layer.replace("|", ":").split(":")}
 
 
@@ -36,7 +37,7 @@ def test_imports_keep_to_the_layers() -> None:
 
 def test_every_package_has_its_place_in_the_layers() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - NOT_LAYERED
-    assert packages <= set(CONTRACT["root_packages"])
+    assert packages <= set(PACKAGES)
     parts = {f"modules.{path.stem}" for path in (ROOT / "modules").glob("*.py") if path.stem != "__init__"}
     parts |= {f"modules.{path.parent.name}" for path in (ROOT / "modules").glob("*/__init__.py")}
     assert parts | (packages - {"modules"}) <= layered_names()
@@ -44,7 +45,7 @@ def test_every_package_has_its_place_in_the_layers() -> None:
 
 def test_no_module_imports_a_script() -> None:
     scripts = {path.stem for path in ROOT.glob("*.py")} - {"models"} | {"scripts"}
-    for package in CONTRACT["root_packages"]:
+    for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             found = {name.split(".")[0] for name in imported_names(path)} & scripts
             assert not found, f"{path.relative_to(ROOT)} imports {', '.join(found)}"

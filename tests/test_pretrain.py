@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import os
+import resource
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from modules.errors import UserError
 from pretrain.__main__ import main
 from pretrain.fetch import fetch, remembered
 from pretrain.weights import BY_NAME, WEIGHTS, Package, Weight
+from vdecoder.mel_vocoder import MelVocoder
 
 ROOT = Path(__file__).resolve().parent.parent
 HALVES = (b"first half, ", b"second half")
@@ -104,6 +107,29 @@ def test_allowed_download_fetches_what_is_missing(tmp_path, monkeypatch):
     assert fetched == [("fcpe", tmp_path)]
 
 
+@pytest.mark.parametrize("script", ["preprocess_hubert_f0.py", "inference_main.py", "train_diff.py"])
+def test_scripts_that_use_weights_have_the_download_flag(script):
+    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--download" in done.stdout and pretrain.AUTO_DOWNLOAD in done.stdout
+
+
+def test_download_flag_lets_this_process_fetch(monkeypatch):
+    monkeypatch.setenv(pretrain.AUTO_DOWNLOAD, "0")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--download", action=pretrain.AllowDownload)
+    parser.parse_args([])
+    assert os.environ[pretrain.AUTO_DOWNLOAD] == "0"
+    parser.parse_args(["--download"])
+    assert os.environ[pretrain.AUTO_DOWNLOAD] == "1"
+
+
+def test_missing_vocoder_names_its_command(tmp_path, monkeypatch):
+    monkeypatch.delenv(pretrain.AUTO_DOWNLOAD, raising=False)
+    with pytest.raises(UserError) as caught:
+        MelVocoder.load(tmp_path / "nsf_hifigan" / "model")
+    assert "fetch nsf_hifigan" in caught.value.fix
+
+
 def test_alternative_files_serve_as_well(tmp_path):
     assert pretrain.find("whisper-base", tmp_path) is None
     (tmp_path / "base.bin").touch()
@@ -148,8 +174,14 @@ def test_fetch_of_an_unknown_name_stops_with_the_list(tmp_path, capsys):
     assert "choose from" in capsys.readouterr().err
 
 
-def test_help_answers_in_half_a_second():
-    start = time.perf_counter()
+def test_help_costs_less_than_half_a_second():
+    """Of processor time, so that other work on the machine is not what is measured."""
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = spent()
     done = subprocess.run([sys.executable, "-m", "pretrain", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "fetch" in done.stdout
-    assert time.perf_counter() - start < 0.5
+    assert spent() - before < 0.5

@@ -21,6 +21,7 @@ from modules.audio.spectrogram import mel_basis
 from modules.errors import UserError
 from modules.nn.noise import Noise
 from modules.nn.weight_norm import fold_weight_norm
+from pretrain import require
 from vdecoder.nsf_hifigan import NSFHiFiGAN
 from vdecoder.source import SineSource
 
@@ -60,6 +61,8 @@ class VocoderConfig:
             UserError: there is none, or it lacks a value.
         """
         path = Path(model_path).parent / "config.json"
+        if not path.is_file() and path.parent.name == "nsf_hifigan":  # the vocoder of the table of pretrain/
+            require("nsf_hifigan", path.parent.parent)
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
         except FileNotFoundError:

@@ -85,7 +85,7 @@ class DiffusionDataset(Dataset[Window]):
         wavs: dataset/44k/<speaker>/<name>.wav; the parent folder names the speaker.
         config: duration of a window, widths, speakers; train.cache_fp16 halves mel and units.
         augment: half of the windows are of the augmented clip: its mel, its volume, f0 and aug_shift with its key.
-        short_too: keep clips that are shorter than a window, for ``middle`` and ``whole`` alone.
+        short_too: keep clips that are shorter than a window, for ``middle`` alone.
         in_memory: read all clips now and keep them on ``cache_device``. The windows are the same without.
 
     Raises:
@@ -139,10 +139,6 @@ class DiffusionDataset(Dataset[Window]):
         frames_a_second = config.sampling_rate / config.block_size
         start = int(max(0.0, self.seconds[index] - config.duration) / 2 * frames_a_second)
         return self._cut(index, slice(start, start + int(config.duration * frames_a_second)), False)
-
-    def whole(self, index: int) -> Window:
-        """All of a clip, as it was recorded."""
-        return self._cut(index, slice(None), False)
 
     def _cut(self, index: int, frames: slice, augmented: bool) -> Window:
         clip = self._load(index) if self._kept is None else self._kept[index]

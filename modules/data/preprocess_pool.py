@@ -169,6 +169,7 @@ def _ctrl_c_ignored() -> Iterator[None]:
 
 _worker: _Worker[Any, Any] | None = None
 _stopping = False
+_busy = False  # with an item; at all other times the worker talks to its queues and must not be torn from that
 
 
 def _start_worker(setup: Setup[Any, Any], counter: Any, debug: bool) -> None:
@@ -183,10 +184,16 @@ def _start_worker(setup: Setup[Any, Any], counter: Any, debug: bool) -> None:
 
 
 def _stop(*_: object) -> None:
-    """Leave the item at hand, so that its half-written temporary files are removed, and take no other."""
+    """Leave the item at hand, so that its half-written temporary files are removed, and take no other.
+
+    The pool then ends the worker. A second signal comes from a pool that is broken and can not.
+    """
     global _stopping
+    if _stopping:
+        os._exit(143)
     _stopping = True
-    sys.exit(143)
+    if _busy:
+        sys.exit(143)
 
 
 def _end_with_parent() -> None:
@@ -198,8 +205,13 @@ def _end_with_parent() -> None:
 
 
 def _work(item: Any) -> Any:
+    global _busy
     assert _worker is not None
-    return Failure("stopped") if _stopping else _worker(item)
+    _busy = True
+    try:
+        return Failure("stopped") if _stopping else _worker(item)
+    finally:
+        _busy = False
 
 
 def remove_leftovers(folders: Iterable[Path], targets: Callable[[str], bool]) -> None:

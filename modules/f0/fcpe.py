@@ -86,8 +86,8 @@ class GroupStatistics:
 
     @classmethod
     def of(cls, hidden: Tensor) -> GroupStatistics:
-        """Of hidden [1, C, T], in float64 because the mean square is to be freed of the squared mean."""
-        groups = hidden.double().view(NORM_GROUPS, -1)
+        """Of hidden [1, C, T], in float64 because the squared mean is taken from the mean square; MPS has none."""
+        groups = hidden.cpu().double().reshape(NORM_GROUPS, -1)
         return cls(groups.mean(dim=1), groups.square().mean(dim=1), groups.shape[1])
 
     @classmethod
@@ -108,7 +108,8 @@ class WholeGroupNorm(nn.GroupNorm):
         deviation = (statistics.mean_square - statistics.mean.square() + self.eps).sqrt()
         width = hidden.shape[1] // self.num_groups
         mean, scale = (
-            values.float().repeat_interleave(width)[:, None] for values in (statistics.mean, 1 / deviation)
+            values.float().to(hidden.device).repeat_interleave(width)[:, None]
+            for values in (statistics.mean, 1 / deviation)
         )
         return (hidden - mean) * scale * self.weight[:, None] + self.bias[:, None]
 

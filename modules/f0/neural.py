@@ -20,6 +20,7 @@ import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modules.devices import pick_device
 from modules.f0.base import F0Predictor, F0Settings, Track, sample_track
 
 SAMPLE_RATE = 16000
@@ -67,7 +68,7 @@ class SaliencePredictor(F0Predictor):
 
     def __init__(self, settings: F0Settings) -> None:
         super().__init__(settings)
-        self.device = torch.device(settings.device)
+        self.device = pick_device(settings.device)
         resample = torchaudio.transforms.Resample(
             settings.sample_rate, SAMPLE_RATE, lowpass_filter_width=LOWPASS_FILTER_WIDTH
         )
@@ -87,7 +88,7 @@ class SaliencePredictor(F0Predictor):
         parts = [
             self._decode(self._salience(self._mel(padded, window, total), survey)[window.core]) for window in spans
         ]
-        return torch.cat(parts).double().cpu().numpy()
+        return torch.cat(parts).cpu().double().numpy()
 
     def _prepare(self, audio: NDArray[np.floating]) -> tuple[Tensor, int]:
         """The padded 16 kHz audio [n] on the device, and how many frames it has."""

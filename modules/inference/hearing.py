@@ -62,6 +62,8 @@ class Hearing(ABC):
 
     def check(self, options: InferenceOptions) -> None:
         """Refuse what this voice cannot do, before anything is computed. Raises UserError."""
+        if options.cluster_infer_ratio:
+            self._load_blender()
         for refiner in self.refiners:
             refiner.check(options)
 
@@ -94,18 +96,22 @@ class Hearing(ABC):
 
     def _blend(self, units: Tensor, window: WindowInput, ratio: float) -> Tensor:
         """Blend units [dim, F] with those of the speaker, or of each speaker by its share."""
-        if self._blender is None:
-            self._blender = load_blender(self.options, self.speakers)
+        blender = self._load_blender()
         values = units.T.float().cpu().numpy()
         names = {speaker_id: name for name, speaker_id in self.speakers.items()}
         if isinstance(window.speaker, int):
-            blended = self._blender.blend(values, names[window.speaker], ratio)
+            blended = blender.blend(values, names[window.speaker], ratio)
         else:
             shares = window.speaker[np.arange(len(values)) * len(window.speaker) // len(values)]
             blended = np.zeros_like(values)
             for speaker_id in np.flatnonzero(shares.any(axis=0)):
-                blended += shares[:, speaker_id, None] * self._blender.blend(values, names[int(speaker_id)], ratio)
+                blended += shares[:, speaker_id, None] * blender.blend(values, names[int(speaker_id)], ratio)
         return torch.from_numpy(blended).T
+
+    def _load_blender(self) -> UnitsBlender:
+        if self._blender is None:
+            self._blender = load_blender(self.options, self.speakers)
+        return self._blender
 
     def _speaker(self, window: WindowInput) -> Tensor:
         if isinstance(window.speaker, int):

@@ -14,7 +14,7 @@ import models
 from modules import checkpoint
 from modules.audio.volume import volume
 from modules.config import Config, load_config, parse_config
-from modules.devices import pick_device
+from modules.devices import forget_convolution_lengths, pick_device
 from modules.errors import UserError
 from modules.inference.diffusion import (
     DiffusionVoice,
@@ -113,6 +113,7 @@ def load_voice(options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> 
     Raises:
         UserError: a file is missing or broken, or config and model do not belong together.
     """
+    forget_convolution_lengths()
     if options.only_diffusion:
         return _load_diffusion_voice(options, pretrain_dir)
     config, weights = _read(options)
@@ -184,21 +185,10 @@ def _read(options: ModelOptions) -> tuple[Config, dict[str, Tensor]]:
     """The config, from its file or from a .safetensors model that carries it, and the weights."""
     if not options.model_path.is_file():
         raise UserError("there is no such model", options.model_path, "give the path of a G_<step>.pth with -m")
-    embedded = _embedded_config(options.model_path)
+    is_safetensors = options.model_path.suffix == ".safetensors"
+    embedded = checkpoint.safetensors_metadata(options.model_path).get("config") if is_safetensors else None
     if embedded is not None and options.config_path == ModelOptions().config_path:
         config = parse_config(embedded, options.model_path)
     else:
         config = load_config(options.config_path)
     return config, checkpoint.model_state(checkpoint.load(options.model_path), options.model_path)
-
-
-def _embedded_config(path: Path) -> str | None:
-    if path.suffix != ".safetensors":
-        return None
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {}).get("config")
-    except SafetensorError:
-        return None  # reading the weights will say what is wrong

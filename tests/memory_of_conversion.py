@@ -1,0 +1,52 @@
+"""Run by test_inference_memory.py as a process of its own: convert, then print the peak memory in MB.
+
+python -m tests.memory_of_conversion {identity|model} SOURCE TARGET
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import models
+from modules.devices import forget_convolution_lengths
+from modules.inference.hearing import WindowInput
+from modules.inference.options import InferenceOptions, ModelOptions
+from modules.inference.pitch import PitchFinder
+from modules.inference.svc import Svc
+from modules.inference.voice import Voice
+from tests.standin_voice import HOP, RATE, WIDTH, Identity, StandInEncoder, small_config, small_model
+
+
+class Forgetful(Identity):
+    """Does not keep what it heard."""
+
+    def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray:
+        audio = super().render(window, options)
+        self.heard.clear()
+        return audio
+
+
+def peak() -> float:
+    """MB that this process has held at most so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def main(kind: str, source: str, target: str) -> None:
+    forget_convolution_lengths()  # as load_voice does
+    config = small_config()
+    model = models.prepare_for_inference(small_model(config), "cpu", "fp32")
+    voice = Voice(config, model, StandInEncoder(WIDTH), torch.device("cpu"), ModelOptions())  # type: ignore[arg-type]
+    svc = Svc(Forgetful() if kind == "identity" else voice, PitchFinder(RATE, HOP))
+    before = peak()
+    svc.convert_file(Path(source), Path(target), 0, InferenceOptions(auto_predict_f0=kind == "identity"))
+    print(before, peak())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
