@@ -15,19 +15,20 @@ from modules.onnx.graphs import Graph, Input
 from modules.onnx.spectra import power_spectrum, spectrum_kernel
 from vencoder.encoder import HOP_LENGTH, SpeechEncoder
 from vencoder.hubert import ConvFrontEnd, HubertEncoder, HubertModel
+from vencoder.layers import set_precision
 from vencoder.wavlm import WavlmModel, bucket_of
 from vencoder.whisper import MEL_HOP, MEL_PER_FRAME, N_FFT, POSITIONS, WhisperEncoder, WhisperModel, mel_filters
 
 _SAMPLES = 9000  # to trace with; the graph takes any length
 
 
-def encoder_graph(encoder: SpeechEncoder) -> Graph:
-    """The graph of an encoder that was loaded in fp32.
+def encoder_graph(encoder: SpeechEncoder, half: bool = False) -> Graph:
+    """The graph of an encoder that was loaded in fp32; its layers in float16 with ``half``.
 
     Raises:
         UserError: nothing is known of how to export this kind.
     """
-    module: nn.Module
+    module: ExportHubert | ExportWhisper
     if isinstance(encoder, HubertEncoder):
         module = ExportHubert(encoder)
     elif isinstance(encoder, WhisperEncoder):
@@ -35,6 +36,8 @@ def encoder_graph(encoder: SpeechEncoder) -> Graph:
     else:
         kind = type(encoder).__name__
         raise UserError(f"{kind} cannot be exported", "--parts", "leave the encoder out, or use it as an ONNX file")
+    if half:
+        set_precision(module.model, torch.float16)
     example = torch.randn(1, 1, _SAMPLES) / 10
     return Graph(module, {"source": Input(example, {2: "samples"})}, {"embed": {1: "F"}})
 

@@ -18,7 +18,6 @@ from modules.onnx.graphs import Graph, export
 from modules.onnx.manifest import Manifest
 from pretrain.weights import BY_NAME
 from vencoder import get_encoder
-from vencoder.layers import set_precision
 
 PREDICTORS = ("rmvpe", "fcpe", "crepe")
 SHARED_PARTS = ("encoder", *PREDICTORS, "mel", "vocoder")  # do not change with the model's weights
@@ -95,9 +94,7 @@ class Exporter:
             )
         from modules.onnx.export_encoders import encoder_graph
 
-        if self.half:
-            set_precision(encoder.model, torch.float16)
-        self._write("encoder", f"{hubert_name(name)}.onnx", encoder_graph(encoder))
+        self._write("encoder", f"{hubert_name(name)}.onnx", encoder_graph(encoder, self.half))
 
     def _export_predictor(self, name: str) -> None:
         from modules.onnx.export_pitch import pitch_graph
