@@ -150,3 +150,15 @@ def stretch(track: Track, n_frames: int) -> Track:
 def stretch_nearest(track: Track, n_frames: int) -> Track:
     """Stretch a track to ``n_frames`` by repeating or leaving out frames."""
     return track[np.arange(n_frames) * len(track) // max(1, n_frames)]
+
+
+def sample_track(track: Track, positions: NDArray[np.float64]) -> Track:
+    """Read a track at fractional frames: linear in log f0 where both neighbours are voiced, else the nearer one."""
+    positions = np.clip(positions, 0, len(track) - 1)
+    left = np.minimum(positions.astype(np.int64), len(track) - 1)
+    right = np.minimum(left + 1, len(track) - 1)
+    share = positions - left
+    nearer = np.where(share < 0.5, track[left], track[right])
+    both = (track[left] > 0) & (track[right] > 0)
+    low, high = np.where(both, track[left], 1.0), np.where(both, track[right], 1.0)
+    return np.where(both, low ** (1 - share) * high**share, nearer)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modules.devices import pick_device
-from modules.f0.base import F0Predictor, F0Settings, Track
+from modules.f0.base import F0Predictor, F0Settings, Track, sample_track
 
 SAMPLE_RATE = 16000
 HOP_LENGTH = 160  # 10 ms
@@ -128,7 +128,7 @@ def mel_filters(fmin: float, fmax: float, htk: bool, device: torch.device) -> Te
     return torch.from_numpy(basis).float().to(device)
 
 
-def local_average_f0(salience: Tensor, cents: Tensor, threshold: float, repeat_edges: bool = False) -> Tensor:
+def local_average_f0(salience: Tensor, cents: Tensor, threshold: float | Tensor, repeat_edges: bool = False) -> Tensor:
     """f0 by the mean of the cents around each frame's highest bin, weighted by salience.
 
     Args:
@@ -148,15 +148,3 @@ def local_average_f0(salience: Tensor, cents: Tensor, threshold: float, repeat_e
         weights = weights * (around == inside)
     mean = (weights * cents[inside]).sum(dim=1) / weights.sum(dim=1)
     return torch.where(peak > threshold, 10.0 * 2.0 ** (mean / 1200.0), torch.zeros_like(peak))
-
-
-def sample_track(track: Track, positions: NDArray[np.float64]) -> Track:
-    """Read a track at fractional frames: linear in log f0 where both neighbours are voiced, else the nearer one."""
-    positions = np.clip(positions, 0, len(track) - 1)
-    left = np.minimum(positions.astype(np.int64), len(track) - 1)
-    right = np.minimum(left + 1, len(track) - 1)
-    share = positions - left
-    nearer = np.where(share < 0.5, track[left], track[right])
-    both = (track[left] > 0) & (track[right] > 0)
-    low, high = np.where(both, track[left], 1.0), np.where(both, track[right], 1.0)
-    return np.where(both, low ** (1 - share) * high**share, nearer)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.f0.base import Track
-from modules.f0.pm import praat_track
 
 WORTH_A_WARNING = 0.005  # share of voiced frames; stray frames of ordinary voices stay under it
 SHORTEST_RUN = 4  # frames that a note outside the range must last; shorter ones are slips of the estimator
@@ -64,6 +63,8 @@ def check_range(
     f0_max: float = 1100.0,
 ) -> RangeReport:
     """Look for notes outside ``f0_min`` to ``f0_max`` in audio [T]."""
+    from modules.f0.pm import praat_track  # parselmouth is not part of every install
+
     track = praat_track(audio, sample_rate, hop_length, f0_min / 2, min(2 * f0_max, 0.49 * sample_rate))
     high = np.flatnonzero(_lasting(track > f0_max))
     # Praat centres its frames in the audio.

@@ -16,8 +16,9 @@ from modules.audio.volume import volume
 from modules.config import Config, DiffusionConfig, load_diffusion_config
 from modules.errors import UserError
 from modules.inference.engines import Refiner, UnitsBlender, seeded
-from modules.inference.hearing import Hearing, WindowInput, fit
+from modules.inference.hearing import Hearing
 from modules.inference.options import InferenceOptions, ModelOptions
+from modules.inference.windows import WindowInput, fit
 from modules.progress import bar_on_terminal
 from vdecoder.mel_vocoder import MelVocoder
 from vencoder.encoder import SpeechEncoder

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from modules.errors import UserError
 from modules.inference.options import InferenceOptions, ModelOptions
-from modules.inference.speaker_mix import SpeakerMix
-
-Speaker = int | SpeakerMix
 
 
 def seeded(seed: int, device: torch.device) -> torch.Generator:

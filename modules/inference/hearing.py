@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,26 +14,10 @@ from modules.audio.resample import resample
 from modules.data.units import stretch_units
 from modules.inference.engines import Refiner, UnitsBlender, load_blender
 from modules.inference.options import InferenceOptions, ModelOptions
+from modules.inference.windows import WindowInput
 from vencoder.encoder import SpeechEncoder
 
 ENCODER_RATE = 16000  # Hz
-
-
-@dataclass(frozen=True)
-class WindowInput:
-    """What the networks get to see of a song at once.
-
-    Attributes:
-        audio: float32 [n] at the model's rate; a little longer than the frames where the song's grid ends.
-        f0: [T] Hz, transposed.
-        uv: [T] 1 voiced, 0 not.
-        speaker: the id of the one who sings, or the shares of all, float32 [T, speakers].
-    """
-
-    audio: np.ndarray
-    f0: np.ndarray
-    uv: np.ndarray
-    speaker: int | np.ndarray
 
 
 class Hearing(ABC):
@@ -137,8 +120,3 @@ class Hearing(ABC):
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)
-
-
-def fit(values: np.ndarray, length: int) -> np.ndarray:
-    """Cut at the end, or repeat the last value."""
-    return np.pad(values[:length], (0, max(0, length - len(values))), mode="edge")

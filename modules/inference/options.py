@@ -58,6 +58,9 @@ class ModelOptions:
         "--config_path",
         help="the config of the model; not needed where a .safetensors file carries it",
     )
+    onnx: Path | None = _setting(
+        None, "--onnx", help="folder of onnx_export.py: convert with its graphs, without torch; -m and -c are not read"
+    )
     device: str | None = _setting(None, "-d", "--device", help="cpu, cuda, cuda:1, mps; the best there is if absent")
     precision: str = _setting(
         "auto",

@@ -25,12 +25,14 @@ class PitchFinder:
         sample_rate, hop_length: of the model.
         device: where predictors that are networks run.
         pretrain_dir: where their weights are.
+        watches_range: whether songs are looked through for notes outside the range.
     """
 
     sample_rate: int
     hop_length: int
     device: str = "cpu"
     pretrain_dir: Path = Path("pretrain")
+    watches_range: bool = True
 
     def predictor(self, options: InferenceOptions) -> F0Predictor:
         """The predictor of these options; every parameter counts, so that a changed threshold takes effect."""

@@ -71,6 +71,27 @@ class SpeakerMix:
         return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+Speaker = int | SpeakerMix
+
+
+def speaker_id(speaker: str | int, speakers: Mapping[str, int], n_speakers: int) -> int:
+    """The id of a speaker given by name or by number.
+
+    Raises:
+        UserError: the model has no such speaker; the message lists those it has.
+    """
+    if isinstance(speaker, str) and speaker in speakers:
+        return speakers[speaker]
+    known = ", ".join(f"{name} ({number})" for name, number in speakers.items())
+    try:
+        number = int(speaker)
+    except ValueError:
+        number = -1
+    if not 0 <= number < n_speakers or (speakers and number not in speakers.values()):
+        raise UserError(f"the model has no speaker {speaker!r}", "--spk_list", f"use one of: {known}")
+    return number
+
+
 def _segment_at(track: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Index of the segment each moment lies in; a moment on a border belongs to the later segment."""
     return np.clip(np.searchsorted(track[:, 0], times, side="right") - 1, 0, len(track) - 1)

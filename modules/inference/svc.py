@@ -7,6 +7,7 @@ in a temporary file, is cut at its silences, converted window by window, and wri
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from modules.audio.io import audio_writer, stream_audio
 from modules.audio.slicer import Chunk, slice_rms, slicing_curve
@@ -23,12 +23,10 @@ from modules.errors import UserError
 from modules.f0 import F0Contour, clear_cache
 from modules.inference import windows
 from modules.inference.assembly import AudioSpool, OverlapAdder, read_piece
-from modules.inference.engines import Speaker
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.pitch import PitchFinder, SongRange
-from modules.inference.speaker_mix import SpeakerMix
-from modules.inference.voice import WindowInput, load_voice, speaker_id
-from modules.inference.windows import Layout, Piece, Window
+from modules.inference.speaker_mix import Speaker, SpeakerMix, speaker_id
+from modules.inference.windows import Layout, Piece, Window, WindowInput
 
 Emit = Callable[[np.ndarray], None]
 Progress = Callable[[float], None]  # share of the song that is done, 0 to 1
@@ -102,6 +100,8 @@ class Svc:
     @classmethod
     def load(cls, options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> Svc:
         """Load model, config and encoder. Raises UserError where they are missing, broken or do not fit."""
+        from modules.inference.voice import load_voice
+
         voice = load_voice(options, pretrain_dir)
         pitch = PitchFinder(voice.sample_rate, voice.hop_length, str(voice.device), pretrain_dir)
         return cls(voice, pitch)
@@ -126,7 +126,8 @@ class Svc:
         self.voice = None
         clear_cache()
         gc.collect()
-        if torch.cuda.is_available():
+        torch = sys.modules.get("torch")  # the ONNX path has not got it
+        if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def resolve_speaker(self, speaker: str | int | SpeakerMix) -> Speaker:
@@ -273,7 +274,7 @@ class Svc:
     def _contour(self, read: Callable[[int, int], np.ndarray], layout: Layout, job: _Job) -> F0Contour:
         options = job.options
         contour = self.pitch.contour(read, layout.n_frames, layout.n_samples, options, job.stop)
-        if not options.auto_predict_f0:
+        if self.pitch.watches_range and not options.auto_predict_f0:
             job.song_range.listen(read, contour)
         return F0Contour(contour.f0 * 2.0 ** (options.trans / 12), contour.uv)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from modules.inference.diffusion import (
 )
 from modules.inference.engines import Refiner, UnitsBlender
 from modules.inference.enhancer import DEFAULT_VOCODER, Enhancer
-from modules.inference.hearing import Hearing, WindowInput, fit
+from modules.inference.hearing import Hearing
 from modules.inference.options import InferenceOptions, ModelOptions
+from modules.inference.windows import WindowInput, fit
 from vencoder import get_encoder
 from vencoder.encoder import SpeechEncoder
 
@@ -191,21 +192,3 @@ def _read(options: ModelOptions) -> tuple[Config, dict[str, Tensor]]:
     else:
         config = load_config(options.config_path)
     return config, checkpoint.model_state(checkpoint.load(options.model_path), options.model_path)
-
-
-def speaker_id(speaker: str | int, speakers: Mapping[str, int], n_speakers: int) -> int:
-    """The id of a speaker given by name or by number.
-
-    Raises:
-        UserError: the model has no such speaker; the message lists those it has.
-    """
-    if isinstance(speaker, str) and speaker in speakers:
-        return speakers[speaker]
-    known = ", ".join(f"{name} ({number})" for name, number in speakers.items())
-    try:
-        number = int(speaker)
-    except ValueError:
-        number = -1
-    if not 0 <= number < n_speakers or (speakers and number not in speakers.values()):
-        raise UserError(f"the model has no speaker {speaker!r}", "--spk_list", f"use one of: {known}")
-    return number

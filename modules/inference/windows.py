@@ -265,3 +265,25 @@ def fade_weights(length: int, fade_in: int, fade_out: int) -> np.ndarray:
     if fade_out:
         weights[length - fade_out :] *= 1.0 - np.linspace(0.0, 1.0, fade_out, dtype=np.float32)
     return weights
+
+
+@dataclass(frozen=True)
+class WindowInput:
+    """What the networks get to see of a song at once.
+
+    Attributes:
+        audio: float32 [n] at the model's rate; a little longer than the frames where the song's grid ends.
+        f0: [T] Hz, transposed.
+        uv: [T] 1 voiced, 0 not.
+        speaker: the id of the one who sings, or the shares of all, float32 [T, speakers].
+    """
+
+    audio: np.ndarray
+    f0: np.ndarray
+    uv: np.ndarray
+    speaker: int | np.ndarray
+
+
+def fit(values: np.ndarray, length: int) -> np.ndarray:
+    """Cut at the end, or repeat the last value."""
+    return np.pad(values[:length], (0, max(0, length - len(values))), mode="edge")
