@@ -9,7 +9,6 @@ a mixture of Gaussians. Prints seconds, inertia and peak memory of each.
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from pathlib import Path
 
@@ -44,9 +43,15 @@ def inertia(frames: np.ndarray, centres: np.ndarray) -> float:
     return float(sum(((frames[i : i + 8192] - centres[nearest[i : i + 8192]]) ** 2).sum() for i in blocks))
 
 
-def peak_mib() -> float:
-    """Highest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident_mib(field: str) -> float:
+    """VmRSS, the resident memory now, or VmHWM, its highest value since it was reset (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024
+
+
+def reset_peak() -> None:
+    """Let VmHWM start again from the present."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def main() -> None:
@@ -58,11 +63,12 @@ def main() -> None:
     parser.add_argument("--units", type=Path)
     args = parser.parse_args()
     frames = make_frames(args)
-    before = peak_mib()
+    reset_peak()
+    before = resident_mib("VmRSS")
     start = time.perf_counter()
     centres = kmeans.fit(frames, args.centres)
     ours = time.perf_counter() - start
-    peak = peak_mib() - before
+    peak = resident_mib("VmHWM") - before
     reached = inertia(frames, centres)
     size = frames.nbytes / 2**20
     print(f"frames {frames.shape}, {size:.0f} MiB; memory grew by {peak:.0f} MiB at its peak", flush=True)

@@ -24,6 +24,7 @@ COARSE_ITERATIONS = 8
 FULL_ITERATIONS = 3
 SEEDING_ROUNDS = 6
 CANDIDATES_PER_CENTRE = 2
+SKETCH_DIM = 64
 SCORES_PER_BLOCK = 2**22  # frames x centres compared at a time, bounds the memory
 
 
@@ -140,11 +141,16 @@ def _seed_centres(frames: Tensor, n_centres: int, device: torch.device, seed: in
         drawn = frames[torch.multinomial(chance, len(part), generator=generator)]
         candidates = torch.cat([candidates, drawn])
         distance = torch.minimum(distance, _squared_distance(frames, drawn.to(device)))
-    weights = torch.bincount(assign(frames, candidates.to(device)), minlength=len(candidates))
-    centres, _ = kmeans_plusplus(
-        candidates.numpy(), n_centres, sample_weight=weights.double().numpy(), random_state=seed
+    nearest = assign(frames, candidates.to(device), native_half(device))
+    weights = torch.bincount(nearest, minlength=len(candidates))
+    # Distances survive a random projection (Johnson and Lindenstrauss, 1984), and seeding needs no more than that.
+    sketch = candidates
+    if candidates.shape[1] > SKETCH_DIM:
+        sketch = candidates @ torch.randn(candidates.shape[1], SKETCH_DIM, generator=generator)
+    _, chosen = kmeans_plusplus(
+        sketch.double().numpy(), n_centres, sample_weight=weights.double().numpy(), random_state=seed
     )
-    return torch.from_numpy(centres).to(device)
+    return candidates[torch.from_numpy(chosen)].to(device)
 
 
 def _squared_distance(frames: Tensor, centres: Tensor) -> Tensor:

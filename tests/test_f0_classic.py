@@ -245,3 +245,9 @@ def test_predictors_agree_on_a_real_singer(voices: Path, predictors: dict[str, F
         assert both.mean() > 0.4, name
         difference = cents(contour.f0[both], contours["pm"].f0[both])
         assert np.median(difference) < 15 and (difference < 100).mean() > 0.9, name
+
+
+def test_predictors_that_know_no_range_are_not_warned_about() -> None:
+    """A warning that says "use fcpe" helps nobody who does."""
+    assert get_predictor("pm").keeps_to_range and get_predictor("dio").keeps_to_range
+    assert not get_predictor("fcpe").keeps_to_range

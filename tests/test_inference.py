@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from modules.inference.options import InferenceOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.speaker_mix import SpeakerMix
 from modules.inference.svc import Cancelled, Svc
+from tests.disk import small_disk
 from tests.parity import signals
 from tests.standin_voice import HOP, RATE, Harmonics, identity_svc, sine
 
@@ -315,6 +317,17 @@ def test_a_bad_file_is_named_and_leaves_no_result(tmp_path: Path, name: str) -> 
     with pytest.raises(UserError, match=source.name):
         svc.convert_file(source, tmp_path / "results" / "out.wav", "alice")
     assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_full_disk_is_said_to_be_full_and_gets_nothing_half(tmp_path: Path) -> None:
+    noise = 0.5 * np.random.default_rng(0).standard_normal(14 * RATE).clip(-1, 1).astype(np.float32)
+    source = write(tmp_path / "in.wav", noise, RATE)
+    svc, _ = identity_svc()
+    with small_disk(tmp_path / "results") as results:
+        with pytest.raises(OSError) as caught:
+            svc.convert_file(source, results / "out.wav", "alice")
+        assert caught.value.errno == errno.ENOSPC
+        assert not list(results.iterdir())
 
 
 @pytest.mark.parametrize(

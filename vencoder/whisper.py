@@ -125,9 +125,7 @@ class WhisperEncoder(SpeechEncoder):
         return cls(load_model(path), device, precision, padded)
 
     def plan(self, frames: int) -> list[tuple[int, int]]:
-        if self.padded:  # every pass costs 30 s, so every window may as well hear them
-            return plan_windows(frames, POSITIONS, self.overlap, shrink=False)
-        return plan_windows(frames, POSITIONS - SILENCE, self.overlap)
+        return plan_windows(frames, POSITIONS if self.padded else POSITIONS - SILENCE, self.overlap)
 
     def prepare(self, audio: Tensor) -> Tensor:
         return log_mel(audio, self.n_mels, (self.frames(audio.shape[0]) + self.silence) * MEL_PER_FRAME)

@@ -82,9 +82,11 @@ class F0Predictor(ABC):
 
     Attributes:
         threshold: voicing threshold, where the predictor has one: what was asked for, or its own.
+        keeps_to_range: whether notes outside f0_min to f0_max come out in another octave.
     """
 
     default_threshold = 0.05
+    keeps_to_range = True
 
     def __init__(self, settings: F0Settings) -> None:
         self.settings = settings

@@ -62,6 +62,7 @@ def windows(total: int, core: int = CORE_FRAMES, context: int = CONTEXT_FRAMES) 
 class SaliencePredictor(F0Predictor):
     """A network that gives the salience of 360 pitch bins for each 10 ms frame of 16 kHz audio."""
 
+    keeps_to_range = False  # the bins reach from 33 to 1976 Hz, whatever the range
     pad: int  # samples of padding on both sides of the audio
     core_frames = CORE_FRAMES
     context_frames = CONTEXT_FRAMES

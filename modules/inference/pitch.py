@@ -85,6 +85,8 @@ class SongRange:
 
     def listen(self, read: Reader, contour: F0Contour) -> None:
         """Take in a laid out piece and the contour that was found in it."""
+        if not self.finder.predictor(self.options).keeps_to_range:
+            return
         hop, longest = self.finder.hop_length, int(WINDOW_SECONDS * self.finder.sample_rate / self.finder.hop_length)
         for start in range(0, len(contour.uv), longest):
             stop = min(start + longest, len(contour.uv))

@@ -89,11 +89,13 @@ class Svc:
     Args:
         voice: makes the audio of a window.
         pitch: finds f0.
+        window_seconds: how much the voice sees at once.
     """
 
-    def __init__(self, voice: Renderer, pitch: PitchFinder) -> None:
+    def __init__(self, voice: Renderer, pitch: PitchFinder, window_seconds: float = windows.MAX_WINDOW_SECONDS) -> None:
         self.voice: Renderer | None = voice
         self.pitch = pitch
+        self.window_seconds = window_seconds
 
     @classmethod
     def load(cls, options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> Svc:
@@ -280,9 +282,9 @@ class Svc:
         voice = self._voice()
         rate, hop = voice.sample_rate, voice.hop_length
         loudness = np.zeros(layout.n_frames)
-        if layout.n_frames * hop > windows.MAX_WINDOW_SECONDS * rate:
+        if layout.n_frames * hop > self.window_seconds * rate:
             loudness = _frame_loudness(read, layout.n_frames, hop)
-        return windows.plan_windows(layout.n_frames, hop, rate, loudness, contour.f0, contour.uv)
+        return windows.plan_windows(layout.n_frames, hop, rate, loudness, contour.f0, contour.uv, self.window_seconds)
 
     def _who(self, job: _Job, first: int, n_frames: int) -> int | np.ndarray:
         """Who sings: one speaker, or the shares of all at each frame of the song's own time line."""

@@ -196,7 +196,7 @@ def plan_windows(
     loudness_db: np.ndarray,
     f0: np.ndarray,
     uv: np.ndarray,
-    max_seconds: float = MAX_WINDOW_SECONDS,
+    max_seconds: float,
 ) -> list[Window]:
     """Windows over a laid out piece; a single one where it is short enough.
 
