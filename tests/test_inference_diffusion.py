@@ -372,7 +372,7 @@ def test_a_missing_file_is_named(
     expected = {
         "model": "model_0.pt",
         "config": "config.yaml",
-        "vocoder": str(Path("pretrain/nsf_hifigan/config.json")),
+        "vocoder": str(Path("pretrain/nsf_hifigan/model")),
     }
     assert expected[lost] in message and "to do:" in message
 
