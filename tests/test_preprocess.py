@@ -513,7 +513,7 @@ def test_a_missing_vocoder_stops_with_its_name(place: Workplace, capsys: pytest.
     place.record("a.wav")
     (place.root / "pretrain/nsf_hifigan/config.json").unlink()
     assert place.run("--use_diff") == 2
-    assert "pretrain/nsf_hifigan/config.json" in capsys.readouterr().err
+    assert "python -m pretrain fetch nsf_hifigan" in capsys.readouterr().err
     assert place.run() == 0
 
 
