@@ -354,7 +354,7 @@ def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(tmp_path: Path) -> None
     process = start(tmp_path)
     wait_for(lambda: studio.out.exists() and len(studio.clips()) >= 1, process)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130, error
     assert b"interrupted; start the same command again" in error and b"Traceback" not in error
     assert ends(process.pid)
