@@ -29,13 +29,15 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def forget_convolution_lengths() -> None:
-    """Keep the CPU from holding memory for every length of audio that it has convolved.
+    """Keep the CPU from holding memory for every length of audio that it has worked on.
 
-    oneDNN remembers how to compute each convolution for each length: 0.2 GB a length for windows of 15 s, and every
-    song has many lengths. Planning anew takes 0.4 s of CPU time a pass, 7 % of a window of the default model. It reads
-    the variable when the process convolves for the first time; one that the user has set stays.
+    oneDNN and PyTorch's layer over it remember how to compute each operation for each length: 0.2 GB a length for
+    windows of 15 s, and every song has many lengths. Planning anew takes 0.4 s of CPU time a pass, 7 % of a window of
+    the default model. The variables are read when the process convolves for the first time; those that the user has
+    set stay.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")  # 0 crashes torch 2.11
 
 
 @functools.lru_cache
