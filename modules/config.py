@@ -94,7 +94,7 @@ class ModelSection(Section):
     gin_channels: Positive = 768
     ssl_dim: Positive = 768
     n_speakers: Positive = 200
-    vocoder_name: Literal["nsf-hifigan", "nsf-snake-hifigan"] = "nsf-hifigan"
+    vocoder_name: Literal["nsf-hifigan", "nsf-snake-hifigan", "nsf-istft"] = "nsf-hifigan"
     speech_encoder: str = "vec768l12"
     speaker_embedding: bool = False
     vol_embedding: bool = False
