@@ -245,7 +245,7 @@ def test_train_py_starts_from_it_unless_told_not_to(
 def test_all_ranks_start_from_the_same(base: Path, prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir()
     paths = [prepared / "configs/config.json", tmp_path / "m", tmp_path / "reports"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(ROOT / "tests/train_under_torchrun.py"), *map(str, paths), "2", str(base)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
