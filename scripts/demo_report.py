@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -33,9 +33,12 @@ LOSS_LABELS = {
     "loss/d/total": ("discriminator", "#6b46c1"),
 }
 SOURCE_COLOUR, RESULT_COLOUR = "#2b6cb0", "#c05621"
+SPEECH_RATE = 16000  # Hz, of what the speaker encoder hears
+BEGIN = "A small model was trained on"
+BEGIN_WITH_BASE = "The base model that comes along sang a song at once. Then it was trained on"
 SECTION = """
 <section>
-<h2>$source_speaker &rarr; $target_speaker: $song</h2>
+<h2>$stage: $source_speaker &rarr; $target_speaker, $song</h2>
 <div class="players">
 <figure><figcaption>before: $source_speaker sings</figcaption>$source_audio</figure>
 <figure><figcaption>after: $target_speaker sings it</figcaption>$result_audio</figure>
@@ -57,11 +60,25 @@ class Conversion:
     result: Path
     semitones: int  # by which the song was moved
     seconds: float  # the conversion took, loading included
+    with_base: bool = False  # by the base model as it is, before any training
 
     @property
     def name(self) -> str:
         """For file names."""
-        return f"{self.source_speaker}_to_{self.target_speaker}"
+        return f"{'base_' if self.with_base else ''}{self.source_speaker}_to_{self.target_speaker}"
+
+    @property
+    def stage(self) -> str:
+        """For headings."""
+        return "At once, with the base model" if self.with_base else "After training"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Cosines of speaker vectors: of a result and two singers. NaN where there are no recordings to compare with."""
+
+    to_target: float
+    to_source: float
 
 
 @dataclass(frozen=True)
@@ -251,6 +268,7 @@ def measure_conversion(conversion: Conversion, out_dir: Path) -> tuple[Melody, s
     picture = out_dir / f"{conversion.name}.png"
     draw_conversion(source, result, contours, conversion, picture)
     section = Template(SECTION).substitute(
+        stage=conversion.stage,
         source_speaker=html.escape(conversion.source_speaker),
         target_speaker=html.escape(conversion.target_speaker),
         song=html.escape(conversion.source.stem),
@@ -276,6 +294,79 @@ def describe_melody(melody: Melody) -> str:
         f"time the result is within {melody.median_cents:.0f} cents of the wanted pitch (100 cents are a semitone). "
         f"On {melody.agreement:.0%} of the song both agree on whether there is a pitch at all."
     )
+
+
+class Listener:
+    """Tells how alike singers sound, where the speaker encoder's weights are in pretrain/.
+
+    Args:
+        recordings: what each speaker has sung for the training.
+    """
+
+    def __init__(self, recordings: Mapping[str, Sequence[Path]]) -> None:
+        self.recordings = recordings
+        self.encoder = load_speaker_encoder()
+
+    def compare(self, conversion: Conversion) -> Likeness | None:
+        """How near a result is to both singers; None where that cannot be measured."""
+        import numpy as np
+
+        if self.encoder is None:
+            return None
+        result = self._voice([conversion.result])
+        singers = (
+            self._voice(self.recordings.get(conversion.target_speaker, ())),
+            self._voice(self.recordings.get(conversion.source_speaker, (conversion.source,))),
+        )
+        cosines = [float("nan") if result is None or v is None else float(np.dot(result, v)) for v in singers]
+        return Likeness(*cosines)
+
+    def _voice(self, paths: Iterable[Path]) -> np.ndarray | None:
+        """The direction in the middle of the recordings' vectors; None where there are none."""
+        import numpy as np
+
+        from modules.audio.io import load_audio
+
+        vectors = [self.encoder.embed(load_audio(path, SPEECH_RATE)[0]) for path in paths]
+        heard = [vector for vector in vectors if vector is not None]
+        middle = np.mean(heard, axis=0) if heard else None
+        return None if middle is None else middle / np.linalg.norm(middle)
+
+
+def load_speaker_encoder() -> Any:
+    """The speaker encoder; None where its weights are not in pretrain/."""
+    from modules.errors import UserError
+
+    try:
+        from modules.evaluation.ge2e import Ge2eEncoder
+
+        return Ge2eEncoder.load()
+    except (ImportError, UserError):
+        return None
+
+
+def describe_likeness(likeness: Likeness | None) -> str:
+    """What the figures of a likeness mean; empty where nothing was measured."""
+    if likeness is None:
+        return ""
+    known = {"target": likeness.to_target, "source": likeness.to_source}
+    shown = [f"{value:.2f} to the {name} singer" for name, value in known.items() if value == value]
+    return f"Likeness of the voice (1 is the same): {', '.join(shown)}." if shown else ""
+
+
+def figures_table(figures: Sequence[tuple[Conversion, Melody, Likeness | None]]) -> str:
+    """The rows of the table of figures."""
+    rows = []
+    for conversion, melody, likeness in figures:
+        values = [melody.median_cents, melody.correlation, melody.agreement]
+        values += [likeness.to_target, likeness.to_source] if likeness else [float("nan")] * 2
+        formats = ("{:.0f}", "{:.3f}", "{:.0%}", "{:.2f}", "{:.2f}")
+        pairs = zip(formats, values, strict=True)
+        cells = [form.format(value) if value == value else "&ndash;" for form, value in pairs]
+        who = f"{html.escape(conversion.source_speaker)} &rarr; {html.escape(conversion.target_speaker)}"
+        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        rows.append(f"<tr><td>{conversion.stage}</td><td>{who}</td>{numbers}</tr>")
+    return "\n".join(rows)
 
 
 def describe_move(conversion: Conversion) -> str:
@@ -318,6 +409,7 @@ def write_page(
     training: Training,
     rows: Sequence[Mapping[str, Any]],
     sections: Sequence[str],
+    figures: Sequence[tuple[Conversion, Melody, Likeness | None]],
     steps: Sequence[Step],
     machine: str,
 ) -> None:
@@ -333,6 +425,8 @@ def write_page(
         voices=html.escape(voices),
         machine=html.escape(machine),
         sections="\n".join(sections),
+        figures=figures_table(figures),
+        beginning=BEGIN_WITH_BASE if any(conversion.with_base for conversion, _, _ in figures) else BEGIN,
         steps=table,
         total=format_duration(sum(step.seconds for step in steps)),
         training_picture=picture_uri(curve),

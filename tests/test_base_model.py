@@ -16,12 +16,10 @@ import pytest
 import soundfile
 import torch
 
-import compress_model
 import inference_main
 import preprocess_flist_config
 import pretrain
 import train as script
-from models import MultiPeriodDiscriminator
 from modules import checkpoint
 from modules.config import Config, load_config
 from modules.errors import UserError
@@ -30,34 +28,16 @@ from modules.training.distributed import Ranks
 from modules.training.vits import Options, build_networks, train
 from pretrain import BASE_DIR, BASE_DISCRIMINATOR, BASE_GENERATOR
 from tests.conftest import ROOT
-from tests.standin_voice import small_config, small_model, write_encoder
+from tests.standin_voice import small_config, write_base, write_encoder
 from tests.tiny_voice import make_dataset, tiny_config
 
 CPU = Ranks(torch.device("cpu"))
 BASE_SPEAKERS = {"alice": 0, "carol": 2, "dave": 3}  # row 1 is nobody's
 
 
-def write_base(folder: Path, config: Config, *, posterior: bool = True, discriminator: bool = True) -> Path:
-    """A base model of random weights as compress_model.py writes it; returns the folder."""
-    config.spk, config.model.n_speakers = dict(BASE_SPEAKERS), 4
-    config.save(folder / "config.json")
-    sources = {"G_5.pth": small_model(config, seed=9)}
-    if discriminator:
-        torch.manual_seed(10)
-        width = config.model.discriminator_width
-        sources["D_5.pth"] = MultiPeriodDiscriminator(config.model.use_spectral_norm, width=width)
-    for (name, module), target in zip(sources.items(), (BASE_GENERATOR, BASE_DISCRIMINATOR), strict=False):
-        checkpoint.save({"model": module.state_dict(), "iteration": 1}, folder / name)
-        flags = ["-c", str(folder / "config.json"), "-i", str(folder / name), "-o", str(folder / target), "--half"]
-        assert compress_model.main([*flags, *(["--trainable"] if posterior else [])]) == 0
-        (folder / name).unlink()
-    (folder / "config.json").unlink()
-    return folder
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"), tiny_config())
+    return write_base(tmp_path_factory.mktemp("base"), tiny_config(), BASE_SPEAKERS)
 
 
 def config_for(speakers: Iterable[str], **model: Any) -> Config:
@@ -131,7 +111,7 @@ def test_another_encoder_or_other_sizes_start_from_nothing_and_say_why(base: Pat
 
 def test_discriminators_may_be_missing_or_of_another_width(base: Path, tmp_path: Path) -> None:
     fresh = begun(config_for(["x"]), None, tmp_path / "m")[1]
-    alone = write_base(tmp_path / "alone", tiny_config(), discriminator=False)
+    alone = write_base(tmp_path / "alone", tiny_config(), BASE_SPEAKERS, discriminator=False)
     generator, discriminator, notes = begun(config_for(["x"]), alone, tmp_path / "m")
     assert torch.equal(generator["pre.weight"], stored(alone)["pre.weight"])
     assert all(torch.equal(discriminator[key], value) for key, value in fresh.items())
@@ -143,7 +123,7 @@ def test_discriminators_may_be_missing_or_of_another_width(base: Path, tmp_path:
 
 
 def test_a_release_without_the_posterior_encoder_still_serves(tmp_path: Path) -> None:
-    lean = write_base(tmp_path / "lean", tiny_config(), posterior=False)
+    lean = write_base(tmp_path / "lean", tiny_config(), BASE_SPEAKERS, posterior=False)
     assert not any(key.startswith("enc_q.") for key in stored(lean))
     generator, _, notes = begun(config_for(["x"]), lean, tmp_path / "m")
     fresh = begun(config_for(["x"]), None, tmp_path / "m")[0]
@@ -294,7 +274,7 @@ def test_the_base_model_that_comes_along_fits_the_config_of_micro(
 def test_a_song_is_converted_with_nothing_but_the_base_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    folder = write_base(tmp_path / "base", small_config(), discriminator=False)
+    folder = write_base(tmp_path / "base", small_config(), BASE_SPEAKERS, discriminator=False)
     monkeypatch.setattr(inference_main, "BASE_DIR", folder)
     other_config = tmp_path / "repository/logs/44k/config.json"  # of another model, where the default of -c points
     config_for(["nobody"]).save(other_config)
