@@ -18,10 +18,11 @@ import soundfile
 
 from modules.data.features import save_f0
 from modules.errors import UserError
+from modules.evaluation.melody import compare_melodies
 from modules.f0 import get_predictor
 from modules.f0.base import F0Contour
 from scripts import demo, demo_report, make_demo_songs
-from scripts.demo_report import Conversion, Step, compare_melodies
+from scripts.demo_report import Conversion, Step
 from tests.conftest import ROOT
 from tests.standin_voice import write_encoder
 
