@@ -29,8 +29,6 @@ from modules.errors import UserError  # noqa: E402
 from modules.files import write_text  # noqa: E402
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from modules.training.base_model import BaseModel
     from scripts.demo_report import Conversion
 
@@ -273,9 +271,12 @@ def relative(path: Path, start: Path = ROOT) -> str:
 
 def convert_at_once(runner: Runner, folders: Folders, args: argparse.Namespace, base: BaseModel) -> Conversion:
     """Before any training: a held-out song in the voice of a singer of the base model."""
+    from modules.evaluation.melody import choose_semitones
+
     songs = {name: paths[0] for name, paths in find_speakers(folders.held_out).items()}
     source = sorted(songs)[0]
-    target, usual = choose_base_singer(base, sung_pitch(songs[source]))
+    own = sung_pitch(songs[source])
+    target, usual = choose_base_singer(base, own)
     return convert_song(
         runner,
         folders,
@@ -284,7 +285,7 @@ def convert_at_once(runner: Runner, folders: Folders, args: argparse.Namespace, 
         model=["-m", relative(base.generator)],
         song=(source, songs[source]),
         target=target,
-        semitones=semitones_between(sung_pitch(songs[source]), usual),
+        semitones=choose_semitones(own, usual),
         with_base=True,
     )
 
@@ -368,7 +369,7 @@ def convert(runner: Runner, folders: Folders, args: argparse.Namespace) -> list[
             model=["-m", relative(folders.model / "G_best.pth"), "-c", relative(folders.model / "config.json")],
             song=(source, songs[source]),
             target=target,
-            semitones=choose_semitones(songs[source], folders.dataset / target),
+            semitones=semitones_to(songs[source], folders.dataset / target),
         )
         for source, target in pairs
     ]
@@ -402,47 +403,27 @@ def convert_song(
     return Conversion(source, target, path, result, semitones, runner.done[title]["seconds"], with_base)
 
 
-def choose_semitones(song: Path, target: Path) -> int:
+def semitones_to(song: Path, target: Path) -> int:
     """How far to move ``song`` to the pitch at which the speaker in folder ``target`` sings."""
     import numpy as np
 
     from modules.data.features import load_f0
+    from modules.evaluation.melody import choose_semitones, median_pitch
 
     clips = [load_f0(path) for path in sorted(target.glob("*.f0.npy"))]
     usual = median_pitch(np.concatenate([f0 for f0, _ in clips]), np.concatenate([uv for _, uv in clips]))
-    return semitones_between(sung_pitch(song), usual)
+    return choose_semitones(sung_pitch(song), usual)
 
 
 def sung_pitch(song: Path) -> float:
     """The middle of a song's f0, Hz; 0 where nothing is voiced."""
     from modules.audio.io import load_audio
+    from modules.evaluation.melody import median_pitch
     from modules.f0 import get_predictor
 
     audio, _ = load_audio(song, SAMPLE_RATE)
     contour = get_predictor("dio", sample_rate=SAMPLE_RATE)(audio)
     return median_pitch(contour.f0, contour.uv)
-
-
-def semitones_between(own: float, usual: float) -> int:
-    """How far to move a song whose f0 is ``own`` to a voice that sings at ``usual``, both in Hz; 0 where one is 0.
-
-    Whole octaves where they are near, because they keep a song in its key.
-    """
-    import numpy as np
-
-    if not usual or not own:
-        return 0
-    semitones = round(12 * np.log2(usual / own))
-    octave = 12 * round(semitones / 12)
-    return octave if abs(semitones - octave) <= 2 else semitones
-
-
-def median_pitch(f0: np.ndarray, uv: np.ndarray) -> float:
-    """The middle of the voiced f0 in Hz; 0 where nothing is voiced."""
-    import numpy as np
-
-    voiced = f0[uv > 0.5]
-    return float(np.median(voiced)) if len(voiced) else 0.0
 
 
 def report(runner: Runner, folders: Folders, conversions: list[Conversion], data: Path) -> None:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import html
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from modules.files import atomic_path, write_text
+from modules.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
 
-    from modules.f0 import F0Contour
+    from modules.evaluation.melody import Melody
 
 TEMPLATE = Path(__file__).with_name("demo_report.html")
+PRETRAIN = Path(__file__).resolve().parent.parent / "pretrain"
 HOP_LENGTH = 512
 SAMPLE_RATE = 44100
-N_MELS = 80
 JUDGE = "pm"  # finds the pitch of both sides; another one than the conversion uses. dio halves what young models sing
 GOOD_CORRELATION, GOOD_CENTS = 0.95, 25.0
 DISTANCE_KEY = "val/mel_distance"  # of metrics.jsonl, as train.py writes it
@@ -32,8 +30,6 @@ LOSS_LABELS = {
     "loss/g/kl": ("KL", "#2f855a"),
     "loss/d/total": ("discriminator", "#6b46c1"),
 }
-SOURCE_COLOUR, RESULT_COLOUR = "#2b6cb0", "#c05621"
-SPEECH_RATE = 16000  # Hz, of what the speaker encoder hears
 BEGIN = "A small model was trained on"
 BEGIN_WITH_BASE = "The base model that comes along sang a song at once. Then it was trained on"
 SECTION = """
@@ -82,23 +78,6 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class Melody:
-    """How closely a result follows the melody of its source.
-
-    Attributes:
-        correlation: of log f0, over frames that are voiced in both.
-        median_cents: middle distance from the moved source melody, over the same frames.
-        agreement: share of frames on which both agree whether they are voiced.
-        frames: voiced in both.
-    """
-
-    correlation: float
-    median_cents: float
-    agreement: float
-    frames: int
-
-
-@dataclass(frozen=True)
 class Step:
     """A command of the demo and how long it took."""
 
@@ -117,100 +96,11 @@ class Training:
     last_distance: float
 
 
-def compare_melodies(source: F0Contour, result: F0Contour, semitones: float) -> Melody:
-    """Figures for two contours of the same length; the source is moved by ``semitones`` first."""
-    import numpy as np
-
-    count = min(len(source.f0), len(result.f0))
-    voiced_source, voiced_result = source.uv[:count] > 0.5, result.uv[:count] > 0.5
-    both = voiced_source & voiced_result
-    agreement = float(np.mean(voiced_source == voiced_result)) if count else 0.0
-    if both.sum() < 2:
-        return Melody(float("nan"), float("nan"), agreement, int(both.sum()))
-    wanted = np.log2(source.f0[:count][both]) + semitones / 12
-    found = np.log2(result.f0[:count][both])
-    return Melody(
-        correlation=float(np.corrcoef(wanted, found)[0, 1]),
-        median_cents=float(np.median(np.abs(found - wanted)) * 1200),
-        agreement=agreement,
-        frames=int(both.sum()),
-    )
-
-
-def draw_conversion(
-    source: np.ndarray,
-    result: np.ndarray,
-    contours: tuple[F0Contour, F0Contour],
-    conversion: Conversion,
-    path: Path,
-) -> None:
-    """Both mel spectrograms and, under them, both f0 curves, as a PNG."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    top, middle, bottom = figure.subplots(3, 1, sharex=True)
-    for axes, audio, title in (
-        (top, source, f"source: {conversion.source_speaker} sings"),
-        (middle, result, f"result: {conversion.target_speaker} sings it"),
-    ):
-        axes.imshow(
-            mel_picture(audio),
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            extent=(0, len(audio) / SAMPLE_RATE, 0, N_MELS),
-            vmin=-9,
-            vmax=1.5,
-        )
-        axes.set_title(title, loc="left", fontsize=11)
-        axes.set_ylabel("mel band")
-    moved = f"source, moved by {conversion.semitones:+d} semitones"
-    lines = (
-        (contours[0], conversion.semitones, SOURCE_COLOUR, 3.5, moved),
-        (contours[1], 0, RESULT_COLOUR, 1.4, "result"),
-    )
-    seen = []
-    for contour, semitones, colour, width, label in lines:
-        hertz = np.where(contour.uv > 0.5, contour.f0 * 2 ** (semitones / 12), np.nan)
-        times = np.arange(len(hertz)) * HOP_LENGTH / SAMPLE_RATE
-        bottom.plot(times, hertz, color=colour, linewidth=width, alpha=0.9 if width < 2 else 0.45, label=label)
-        seen.append(hertz[np.isfinite(hertz)])
-    bottom.set_yscale("log", base=2)
-    if np.concatenate(seen).size:  # single frames that the predictor gets wrong do not set the scale
-        low, high = np.percentile(np.concatenate(seen), (1, 99))
-        bottom.set_ylim(low / 1.5, high * 1.5)
-    bottom.yaxis.set_major_formatter("{x:.0f}")
-    bottom.set_title("f0, the pitch that is sung", loc="left", fontsize=11)
-    bottom.set_ylabel("Hz")
-    bottom.set_xlabel("seconds")
-    bottom.grid(alpha=0.3)
-    bottom.legend(loc="upper right", fontsize=9, ncols=2)
-    save_figure(figure, path)
-
-
-def mel_picture(audio: np.ndarray) -> np.ndarray:
-    """The log mel [N_MELS, T // HOP_LENGTH] of audio [T]."""
-    import torch
-
-    from modules.audio.spectrogram import mel_spectrogram
-
-    mel = mel_spectrogram(
-        torch.from_numpy(audio)[None].float(),
-        n_fft=2048,
-        n_mels=N_MELS,
-        sample_rate=SAMPLE_RATE,
-        hop_length=HOP_LENGTH,
-        win_length=2048,
-        fmin=0.0,
-        fmax=SAMPLE_RATE / 2,
-    )
-    return mel[0].numpy()
-
-
 def draw_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """The held-out mel distance and the losses over the steps, as a PNG."""
     from matplotlib.figure import Figure
+
+    from modules.evaluation.pictures import RESULT_COLOUR, save_figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -237,12 +127,6 @@ def series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float
     return [(int(row["step"]), float(row[key])) for row in rows if key in row]
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, atomically."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-
-
 def summarise_training(rows: Sequence[Mapping[str, Any]]) -> Training:
     """Steps, seconds and the held-out mel distance at both ends of a run."""
     distances = series(rows, DISTANCE_KEY)
@@ -257,6 +141,8 @@ def summarise_training(rows: Sequence[Mapping[str, Any]]) -> Training:
 def measure_conversion(conversion: Conversion, out_dir: Path) -> tuple[Melody, str]:
     """Compare source and result, draw them into ``out_dir``; returns the figures and the section of the page."""
     from modules.audio.io import audio_info, load_audio
+    from modules.evaluation.melody import compare_melodies
+    from modules.evaluation.pictures import audio_tag, draw_pair, picture_uri
     from modules.f0 import get_predictor
 
     predictor = get_predictor(JUDGE, hop_length=HOP_LENGTH, sample_rate=SAMPLE_RATE)
@@ -266,7 +152,8 @@ def measure_conversion(conversion: Conversion, out_dir: Path) -> tuple[Melody, s
     contours = predictor(source, frames), predictor(result, frames)
     melody = compare_melodies(*contours, conversion.semitones)
     picture = out_dir / f"{conversion.name}.png"
-    draw_conversion(source, result, contours, conversion, picture)
+    titles = f"source: {conversion.source_speaker} sings", f"result: {conversion.target_speaker} sings it"
+    draw_pair((source, result), titles, contours, conversion.semitones, picture)
     section = Template(SECTION).substitute(
         stage=conversion.stage,
         source_speaker=html.escape(conversion.source_speaker),
@@ -304,45 +191,33 @@ class Listener:
     """
 
     def __init__(self, recordings: Mapping[str, Sequence[Path]]) -> None:
+        from modules.errors import UserError
+        from modules.evaluation.ge2e import Ge2eEncoder
+
         self.recordings = recordings
-        self.encoder = load_speaker_encoder()
+        self.encoder: Ge2eEncoder | None = None
+        with contextlib.suppress(UserError):
+            self.encoder = Ge2eEncoder.load(pretrain_dir=PRETRAIN)
 
     def compare(self, conversion: Conversion) -> Likeness | None:
         """How near a result is to both singers; None where that cannot be measured."""
-        import numpy as np
+        from modules.evaluation.speaker import cosine
 
         if self.encoder is None:
             return None
         result = self._voice([conversion.result])
-        singers = (
-            self._voice(self.recordings.get(conversion.target_speaker, ())),
-            self._voice(self.recordings.get(conversion.source_speaker, (conversion.source,))),
-        )
-        cosines = [float("nan") if result is None or v is None else float(np.dot(result, v)) for v in singers]
-        return Likeness(*cosines)
+        target = self._voice(self.recordings.get(conversion.target_speaker, ()))
+        source = self._voice(self.recordings.get(conversion.source_speaker, (conversion.source,)))
+        return Likeness(cosine(result, target), cosine(result, source))
 
     def _voice(self, paths: Iterable[Path]) -> np.ndarray | None:
         """The direction in the middle of the recordings' vectors; None where there are none."""
-        import numpy as np
+        from modules.evaluation.base import Recording
+        from modules.evaluation.speaker import mean_vector
 
-        from modules.audio.io import load_audio
-
-        vectors = [self.encoder.embed(load_audio(path, SPEECH_RATE)[0]) for path in paths]
-        heard = [vector for vector in vectors if vector is not None]
-        middle = np.mean(heard, axis=0) if heard else None
-        return None if middle is None else middle / np.linalg.norm(middle)
-
-
-def load_speaker_encoder() -> Any:
-    """The speaker encoder; None where its weights are not in pretrain/."""
-    from modules.errors import UserError
-
-    try:
-        from modules.evaluation.ge2e import Ge2eEncoder
-
-        return Ge2eEncoder.load()
-    except (ImportError, UserError):
-        return None
+        assert self.encoder is not None
+        vectors = [self.encoder.embed(Recording.load(path).speech) for path in paths]
+        return mean_vector([vector for vector in vectors if vector is not None])
 
 
 def describe_likeness(likeness: Likeness | None) -> str:
@@ -388,20 +263,6 @@ def describe_lengths(source: int, result: int, source_rate: int) -> str:
     return f"{source} samples in{resampled}, {result} samples out."
 
 
-def audio_tag(audio: np.ndarray) -> str:
-    """A player with the audio [T] inside the page."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.2)
-    return f'<audio controls src="data:audio/mpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"></audio>'
-
-
-def picture_uri(path: Path) -> str:
-    """A PNG as an address that carries it."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
 def write_page(
     path: Path,
     *,
@@ -414,6 +275,8 @@ def write_page(
     machine: str,
 ) -> None:
     """Draw the losses and write the page: one file that needs nothing beside it."""
+    from modules.evaluation.pictures import page_style, picture_uri
+
     curve = path.with_name("training.png")
     draw_training(rows, curve)
     table = "\n".join(
@@ -422,6 +285,7 @@ def write_page(
         for step in steps
     )
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        style=page_style(),
         voices=html.escape(voices),
         machine=html.escape(machine),
         sections="\n".join(sections),

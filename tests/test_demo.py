@@ -20,10 +20,11 @@ import pretrain
 from modules.config import load_config
 from modules.data.features import save_f0
 from modules.errors import UserError
+from modules.evaluation.melody import compare_melodies
 from modules.f0 import get_predictor
 from modules.f0.base import F0Contour
 from scripts import demo, demo_report, make_demo_songs
-from scripts.demo_report import Conversion, Step, compare_melodies
+from scripts.demo_report import Conversion, Step
 from tests.conftest import ROOT
 from tests.standin_voice import WIDTH, small_config, write_base, write_encoder
 
@@ -152,7 +153,7 @@ def test_other_recordings_start_the_work_folder_anew(tmp_path, capsys) -> None:
 def test_a_song_is_moved_to_the_pitch_of_the_speaker(tmp_path, song: float, target: float, semitones: int) -> None:
     write_tone(tmp_path / "song.wav", 1.0, song)
     save_f0(tmp_path / "clip.wav.f0.npy", np.full(50, target), np.ones(50))
-    assert demo.choose_semitones(tmp_path / "song.wav", tmp_path) == semitones
+    assert demo.semitones_to(tmp_path / "song.wav", tmp_path) == semitones
 
 
 def test_the_base_model_serves_the_demo_where_it_hears_through_the_same_encoder(tmp_path, monkeypatch) -> None:
