@@ -23,6 +23,7 @@ from modules.errors import UserError
 from modules.files import write_text
 from modules.nn.losses import discriminator_loss, feature_loss, generator_loss, kl_loss
 from modules.nn.segments import slice_segments
+from modules.training import base_model
 from modules.training.checkpoints import (
     BestCheckpoint,
     Player,
@@ -48,6 +49,7 @@ class Options(RunOptions):
     """What the command line adds to the config."""
 
     compile: bool = False
+    base_dir: Path | None = None  # of the base model to start from where the model's folder holds no pair
 
 
 class Losses(NamedTuple):
@@ -132,8 +134,17 @@ class Networks:
         return Player("G", self.generator, self.optimizer_g), Player("D", self.discriminator, self.optimizer_d)
 
 
-def build_networks(config: Config, ranks: Ranks, model_dir: Path) -> tuple[Networks, Progress, list[str]]:
-    """Make the networks, fill them from the newest checkpoint or the base model, and wrap them for training."""
+def build_networks(
+    config: Config, ranks: Ranks, model_dir: Path, base_dir: Path | None = None
+) -> tuple[Networks, Progress, list[str]]:
+    """Make the networks, fill them from the newest checkpoint or a base model, and wrap them for training.
+
+    Args:
+        base_dir: where the base model lies that serves where ``model_dir`` holds no pair; None is none.
+
+    Returns:
+        The networks, where the run goes on, and notes for the user.
+    """
     torch.manual_seed(config.train.seed)  # the same random weights on every rank
     generator = SynthesizerTrn(config.spec_channels, config.segment_frames, **config.model.model_dump())
     discriminator = MultiPeriodDiscriminator(config.model.use_spectral_norm, width=config.model.discriminator_width)
@@ -151,6 +162,8 @@ def build_networks(config: Config, ranks: Ranks, model_dir: Path) -> tuple[Netwo
     ]
     bare = Networks(generator, discriminator, generator, discriminator, *optimizers)
     progress, notes = restore(model_dir, bare.players)
+    if checkpoint.latest_pair(model_dir) is None:
+        notes.append(base_model.start(base_dir, config, generator, discriminator))
     wrapped = Networks(generator, discriminator, ranks.wrap(generator), ranks.wrap(discriminator), *optimizers)
     return wrapped, progress, notes
 
@@ -258,7 +271,7 @@ def train(config_path: Path, model_dir: Path, options: Options, ranks: Ranks) ->
     config = load_config(config_path)
     loader, sampler, validation = make_loader(config, ranks, options)
     model_dir.mkdir(parents=True, exist_ok=True)
-    networks, progress, notes = build_networks(config, ranks, model_dir)
+    networks, progress, notes = build_networks(config, ranks, model_dir, options.base_dir)
     precision = Precision(options.precision or config_precision(config), ranks.device)
     if progress.step:
         refuse_swapped_speakers(config, model_dir)
