@@ -167,8 +167,7 @@ class ShortTimeSpectrum(nn.Module):
             filters: [B, 3 * bins, frames]: log gain and phase for the pulses, log gain for the noise; a frame for
                 each hop of N.
         """
-        gain, phase, noise_gain = filters.chunk(3, dim=1)
-        gain, noise_gain = (torch.exp((x + QUIET).clamp(max=MAX_LOG_GAIN)) for x in (gain, noise_gain))
+        gain, phase, noise_gain = gains(filters)
         voiced = self.spectrum(pulses) * torch.polar(gain, phase)
         return self.audio(voiced + self.spectrum(hiss) * noise_gain)
 
@@ -187,6 +186,13 @@ class ShortTimeSpectrum(nn.Module):
         length = (frames.shape[2] - 1) * self.hop + self.n_fft
         summed = F.fold(frames, (1, length), (1, self.n_fft), stride=(1, self.hop))[:, 0, 0]
         return summed[:, self.edge : length - self.edge]
+
+
+def gains(filters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gain and phase for the pulses, and gain for the noise: each a third of [B, 3 * bins, frames]."""
+    log_gain, phase, log_noise = filters.chunk(3, dim=1)
+    gain, noise_gain = (torch.exp((x + QUIET).clamp(max=MAX_LOG_GAIN)) for x in (log_gain, log_noise))
+    return gain, phase, noise_gain
 
 
 def _check_sizes(

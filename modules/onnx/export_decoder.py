@@ -6,14 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.onnx.export_istft import make_istft_exportable
 from modules.onnx.export_source import ExportSource
 from vdecoder.nsf_hifigan import NSFHiFiGAN
+from vdecoder.nsf_istft import NSFISTFT
 from vdecoder.snake_alias import RATIO, TAPS, SnakeAlias, Upsample
 from vdecoder.source import SineSource
 
 
-def make_exportable(decoder: NSFHiFiGAN) -> None:
-    """Replace, in place, the source of a decoder and the filters of its snakes."""
+def make_exportable(decoder: NSFHiFiGAN | NSFISTFT) -> None:
+    """Replace, in place, the source of a decoder and the filters of its snakes, or its spectra."""
+    if isinstance(decoder, NSFISTFT):
+        make_istft_exportable(decoder)
+        return
     if isinstance(decoder.m_source, SineSource):
         setattr(decoder, "m_source", ExportSource(decoder.m_source))  # noqa: B010 (another type, on purpose)
     for snake in decoder.modules():
