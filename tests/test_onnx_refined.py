@@ -34,6 +34,7 @@ from modules.onnx.hearing import stretch
 from modules.onnx.manifest import Manifest
 from modules.onnx.timbre import Cells, CentreBlender, RetrievalBlender, blend
 from modules.onnx.voice import load_onnx
+from pretrain.convert import convert
 from tests.conftest import ROOT
 from tests.onnx_tools import draw_as_the_graph_does, snr_db
 from tests.standin_voice import WIDTH, small_config, write_encoder, write_model
@@ -214,6 +215,20 @@ def test_diffusion_alone_sings(root: Path, folder: Path) -> None:
     assert np.isfinite(audio).all() and np.sqrt(np.mean(audio**2)) > 1e-3
     with pytest.raises(UserError, match="has no generator"):
         svc.check(InferenceOptions(auto_predict_f0=True))
+
+
+def test_converted_files_export_to_the_same_graphs(root: Path, folder: Path, tmp_path: Path) -> None:
+    """What pretrain convert makes of a model, a diffusion model and centres serves in their place."""
+    copy = tmp_path / "checkpoints/alice"
+    copy.mkdir(parents=True)
+    for name in ("config.json", "diffusion.yaml"):
+        shutil.copy(folder / name, copy)
+    for name in ("model.pth", "diffusion.pt", "kmeans_10000.pt"):
+        convert(folder / name, (copy / name).with_suffix(".safetensors"))
+    flags = ["--root", str(copy.parent), "--pretrain", str(root / "pretrain")]
+    assert onnx_export.main(["-n", "alice", *flags, "--parts", "diffusion", "cluster"]) == 0
+    for name in ("alice_SoVits.onnx", "diffusion_condition.onnx", "diffusion_denoiser.onnx", "kmeans.npz"):
+        assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def test_centres_and_index_move_units_as_torch_and_faiss_do(folder: Path) -> None:
