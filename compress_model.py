@@ -30,6 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--safetensors", action="store_true", help="write one .safetensors file that carries its config"
     )
+    parser.add_argument(
+        "--trainable", action="store_true", help="keep the posterior encoder, so that others can train on from it"
+    )
     return parser
 
 
@@ -43,7 +46,8 @@ def compress(args: argparse.Namespace) -> int:
         raise UserError("the output would overwrite the model", output, "choose another name with -o")
     config = load_config(args.config)
     full = checkpoint.model_state(checkpoint.load(args.input), args.input)
-    released = {key: value for key, value in full.items() if not key.startswith(TRAINING_ONLY)}
+    dropped = () if args.trainable else (TRAINING_ONLY,)
+    released = {key: value for key, value in full.items() if not key.startswith(dropped)}
     if args.half:
         released = {key: value.half() if value.is_floating_point() else value for key, value in released.items()}
     if output.suffix == ".safetensors":

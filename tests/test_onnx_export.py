@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 from tests.onnx_tools import draw_as_the_graph_does, relative_error, run, snr_db
 from tests.parity import signals
 from tests.standin_voice import small_config, write_encoder, write_model
-from tests.synthesiser import small_synthesiser
+from tests.synthesiser import ISTFT_SIZES, small_synthesiser
 from tests.test_mel_vocoder import write_vocoder
 from tests.tiny_diffusion import tiny_diffusion_config
 from vdecoder.mel_vocoder import MelVocoder
@@ -85,7 +85,14 @@ def generator_inputs(model: models.SynthesizerTrn, frames: int) -> dict[str, tor
 
 @pytest.mark.parametrize(
     ("variant", "changes"),
-    [("default", {}), ("snake", {}), ("tiny", {}), ("transflow_share", {}), ("vol", {"n_speakers": 1})],
+    [
+        ("default", {}),
+        ("snake", {}),
+        ("tiny", {}),
+        ("transflow_share", {}),
+        ("vol", {"n_speakers": 1}),
+        ("default", ISTFT_SIZES),
+    ],
 )
 def test_generator_equals_inference_with_the_same_noise(
     variant: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

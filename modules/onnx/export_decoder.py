@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.onnx.export_istft import ExportPulseSource, ExportSpectrum
 from modules.onnx.export_source import ExportSource
+from vdecoder.nsf_istft import ShortTimeSpectrum
 from vdecoder.snake_alias import RATIO, TAPS, SnakeAlias, Upsample
-from vdecoder.source import SineSource
+from vdecoder.source import PulseSource, SineSource
 
 
 def make_exportable(decoder: nn.Module) -> None:
@@ -76,8 +78,10 @@ def repeat_ends(x: Tensor, before: int, after: int) -> Tensor:
     return torch.cat([*[x[..., :1]] * before, x, *[x[..., -1:]] * after], dim=-1)
 
 
-EXPORTED = (ExportSource, ExportUpsample, ExportDownsample)
+EXPORTED = (ExportSource, ExportUpsample, ExportDownsample, ExportPulseSource, ExportSpectrum)
 REWRITES: dict[type[nn.Module], Callable[..., nn.Module]] = {
     SineSource: ExportSource,
     SnakeAlias: rewrite_snake,
+    PulseSource: ExportPulseSource,
+    ShortTimeSpectrum: ExportSpectrum,
 }
