@@ -33,7 +33,7 @@ from modules.onnx.export_source import normal, start_phases
 from modules.onnx.hearing import stretch
 from modules.onnx.manifest import Manifest
 from modules.onnx.timbre import Cells, CentreBlender, RetrievalBlender, blend
-from modules.onnx.voice import load_onnx
+from modules.onnx.voice import GraphDiffusionVoice, load_onnx
 from pretrain.convert import convert
 from tests.conftest import ROOT
 from tests.onnx_tools import draw_as_the_graph_does, snr_db
@@ -213,6 +213,14 @@ def test_diffusion_alone_sings(root: Path, folder: Path) -> None:
     again, _ = svc.convert(song, "alice", InferenceOptions())
     assert np.array_equal(audio, again) and snr_db(other, audio) < 40
     assert np.isfinite(audio).all() and np.sqrt(np.mean(audio**2)) > 1e-3
+    moved, _ = svc.convert(song, "bob", InferenceOptions(cluster_infer_ratio=1.0))
+    centres = kmeans.load(folder / "kmeans_10000.pt").by_speaker["bob"]
+    voice = svc.voice
+    assert isinstance(voice, GraphDiffusionVoice)
+    window = WindowInput(song[:22050], np.zeros(43), np.zeros(43), NAMES["bob"])
+    units = voice.blended(window, InferenceOptions(cluster_infer_ratio=1.0))
+    assert all((centres == frame).all(axis=1).any() for frame in units)  # bob's by name, whatever his number
+    assert snr_db(moved, other) < 60
     with pytest.raises(UserError, match="has no generator"):
         svc.check(InferenceOptions(auto_predict_f0=True))
 
