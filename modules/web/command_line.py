@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def command_line(
     return shlex.join(words)
 
 
-def mix_text(tracks: dict[str, Sequence[Sequence[float]]]) -> str:
+def mix_text(tracks: Mapping[str, Sequence[Sequence[float]]]) -> str:
     """The lines of spkmix.py for a mix."""
     lines = [f"    {speaker!r}: {[list(row) for row in rows]}," for speaker, rows in tracks.items()]
     return "\n".join(["spk_mix_map = {", *lines, "}"])

@@ -68,7 +68,7 @@ def read_options(values: Mapping[str, Any]) -> InferenceOptions:
     Raises:
         UserError: a value is missing or out of range.
     """
-    given = {}
+    given: dict[str, Any] = {}
     for name, (field, setting) in _SETTINGS.items():
         value = values[name]
         if value is None and field.default is not None:

@@ -26,12 +26,10 @@ class Panel:
     """What one row shows.
 
     Attributes:
-        title: above it.
         path: the audio.
         f0: [T] Hz over the whole length of the audio, 0 where unvoiced.
     """
 
-    title: str
     path: Path
     f0: np.ndarray
 
@@ -52,7 +50,6 @@ def draw(panels: Sequence[Panel], sample_rate: int, target: Path) -> None:
         ticks = [100, 200, 400, 800, 1600, 3200, 6400]
         axes.set_yticks(_bin_of(np.array(ticks, dtype=float)), [f"{tick}" for tick in ticks])
         axes.set_ylabel("Hz")
-        axes.set_title(panel.title, loc="left", fontsize=11)
         axes.set_xlim(0, seconds)
         axes.set_ylim(0, BINS)
     axes.set_xlabel("s")

@@ -91,7 +91,7 @@ class Convert:
         "歌曲音域 {song}；音色训练时的音域 {voice}。合适。",
     )
     RANGE_LEAVES = Text(
-        "The song goes from {song} after transposing; the voice was trained on {voice}. Notes outside may sound hoarse.",
+        "Transposed, the song goes from {song}; the voice was trained on {voice}. Notes outside may sound hoarse.",
         "变调后歌曲音域 {song}；音色训练时的音域 {voice}。超出的音可能沙哑。",
     )
     USE_SHIFT = Text("Transpose by {shift:+d}", "变调 {shift:+d}")
@@ -105,9 +105,9 @@ class Convert:
     MIX = Text("Speaker mix over time", "随时间变化的说话人混合")
     MIX_ON = Text("Sing with the mix", "使用混合")
     MIX_ON_HELP = Text(
-        "Each row is a stretch of one speaker: from and to in percent of the song, weight at its start and its end. The "
-        "stretches of a speaker touch and cover 0 to 100.",
-        "每行是某个说话人的一段：起止位置为歌曲的百分比，并给出该段开头和结尾的权重。每个说话人的各段要首尾相接，覆盖 0 到 100。",
+        "A row is a stretch of one speaker: from and to in percent of the song, weight at its start and at its end. "
+        "The stretches of a speaker touch and cover 0 to 100.",
+        "每行是一个说话人的一段：起止为歌曲的百分比，以及开头和结尾的权重。各段首尾相接，覆盖 0 到 100。",
     )
     MIX_HEADERS = (
         Text("speaker", "说话人"),
@@ -129,7 +129,9 @@ class Convert:
     RESULT = Text("Result", "结果")
     RESULT_HELP = Text("Of the songs converted on this page", "本页面转换过的歌曲")
     SOURCE = Text("Source", "原曲")
-    PICTURE = Text("Spectrograms and melody", "频谱与音高")
+    PICTURE = Text(
+        "Spectrograms with the melody: the source above, the result below", "频谱与音高曲线：上为原曲，下为结果"
+    )
     SAVED = Text("Saved as {path}", "已保存为 {path}")
     DOWNLOAD = Text("Download {kind}", "下载 {kind}")
     USED = Text("Settings used", "所用设置")

@@ -51,7 +51,6 @@ class Job:
         source, target: files; the suffix of ``target`` decides its format.
         copies: where the result is written in other formats, unless it is very long.
         picture: where the PNG of both spectrograms goes.
-        titles: of its two panels.
     """
 
     source: Path
@@ -60,7 +59,6 @@ class Job:
     options: InferenceOptions
     copies: tuple[Path, ...] = ()
     picture: Path | None = None
-    titles: tuple[str, str] = ("source", "result")
 
 
 @dataclass(frozen=True)
@@ -165,39 +163,52 @@ class VoiceProcess:
             cancel: an event; when it is set the conversion stops, within GRACE by itself or else with the process.
 
         Raises:
-            UserError: as Svc.convert_file.
+            UserError: as Svc.convert_file, or the process ended.
             Stopped: by ``cancel``.
         """
         self._flag.value = 0
         self._pipe.send(job)
-        deadline = None
-        share = 0.0
-        while True:
-            if cancel.is_set() and deadline is None:
-                self._flag.value = 1
-                deadline = time.monotonic() + GRACE
-            if deadline is not None and time.monotonic() > deadline:
-                self.close()
-                raise Stopped
-            if not self._has_answer():
-                yield Progress(share)
-                continue
-            answer = self._receive()
-            if isinstance(answer, Progress):
-                share = answer.share
-            elif answer is None:
-                raise Stopped
-            elif isinstance(answer, Problem):
-                answer.raise_it()
-            else:
+        share, answered = 0.0, False
+        try:
+            while not cancel.is_set():
+                if not self._has_answer():
+                    yield Progress(share)
+                    continue
+                answer = self._receive()
+                if isinstance(answer, Progress):
+                    share = answer.share
+                    continue
+                answered = True
+                if isinstance(answer, Problem):
+                    answer.raise_it()
                 yield answer
                 return
+        except UserError:
+            if not cancel.is_set():
+                raise
+        finally:  # also where nobody wants the rest any more
+            if not answered:
+                self._stop()
+        raise Stopped
+
+    def _stop(self) -> None:
+        """Ask the conversion to stop, and end the process if it does not in time."""
+        self._flag.value = 1
+        deadline = time.monotonic() + GRACE
+        try:
+            while time.monotonic() < deadline:
+                if self._has_answer() and not isinstance(self._receive(), Progress):
+                    return
+        except (UserError, Stopped):
+            pass
+        self.close()
 
     def close(self) -> None:
         """End the process, whatever it does."""
         self.process.kill()
         self.process.join()
-        self._pipe.close()
+        with contextlib.suppress(OSError):
+            self._pipe.close()
 
     def _has_answer(self) -> bool:
         try:
@@ -292,7 +303,7 @@ def _copy(source: Path, target: Path) -> None:
 def _draw(svc: Svc, job: Job, f0: np.ndarray) -> None:
     from modules.web.pictures import Panel, draw
 
-    panels = [Panel(job.titles[0], job.source, f0), Panel(job.titles[1], job.target, _f0_of(svc, job.target))]
+    panels = [Panel(job.source, f0), Panel(job.target, _f0_of(svc, job.target))]
     assert job.picture is not None
     draw(panels, svc.sample_rate, job.picture)
 
