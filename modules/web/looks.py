@@ -41,7 +41,8 @@ document.documentElement.lang = "LOCALE";
 
 def theme() -> gr.themes.Base:
     """A plain theme that loads no font from anywhere."""
-    return gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=SANS, font_mono=MONO)
+    plain = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=SANS, font_mono=MONO)
+    return plain.set(body_background_fill="*neutral_50", block_label_background_fill="*background_fill_primary")
 
 
 def head(language: Language) -> str:
