@@ -42,9 +42,22 @@ class ResultsBox:
                 elem_id="result-picture",
             )
             with gr.Accordion(say(Convert.USED), open=False, elem_id="result-used"):
-                self.mix = gr.Code(label=say(Convert.COMMAND_MIX), language="python", visible=False, interactive=False)
+                self.mix = gr.Code(
+                    label=say(Convert.COMMAND_MIX),
+                    language="python",
+                    lines=1,
+                    wrap_lines=True,
+                    visible=False,
+                    interactive=False,
+                    elem_id="result-mix",
+                )
                 self.command = gr.Code(
-                    label=say(Convert.COMMAND), language="shell", interactive=False, elem_id="result-command"
+                    label=say(Convert.COMMAND),
+                    language="shell",
+                    lines=1,
+                    wrap_lines=True,
+                    interactive=False,
+                    elem_id="result-command",
                 )
                 gr.HTML(f'<p class="mild">{say(Convert.COMMAND_SONG)}</p>')
         outputs = [

@@ -27,10 +27,10 @@ def build_tools_tab(page: Page) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
             _add_mix(page)
-            _add_onnx(page)
+            _add_safetensors(page)
         with gr.Column(min_width=320):
             _add_release(page)
-            _add_safetensors(page)
+            _add_onnx(page)
 
 
 class Output:
@@ -43,7 +43,13 @@ class Output:
             label=page.say(Tools.FILE), file_count="multiple", interactive=False, visible=False, elem_id=f"{name}-files"
         )
         self.command = gr.Code(
-            label=page.say(Tools.COMMAND), language="shell", interactive=False, visible=False, elem_id=f"{name}-command"
+            label=page.say(Tools.COMMAND),
+            language="shell",
+            lines=1,
+            wrap_lines=True,
+            interactive=False,
+            visible=False,
+            elem_id=f"{name}-command",
         )
         self.all = [self.log, self.files, self.command]
 
@@ -90,7 +96,7 @@ def _desk(page: Page, request: gr.Request) -> Desk:
 
 
 def _head(page: Page, title: Text, text: Text) -> None:
-    gr.HTML(f'<h3>{page.say(title)}</h3><p class="mild">{page.say(text)}</p>')
+    gr.HTML(f'<h3>{page.say(title)}</h3><p class="mild">{html.escape(page.say(text))}</p>')
 
 
 def _model_choice(page: Page, elem_id: str, several: bool = False) -> gr.Dropdown:
@@ -134,6 +140,7 @@ def _add_mix(page: Page) -> None:
                 100,
                 value=50,
                 step=1,
+                interactive=True,
                 label=page.say(Tools.PERCENT, name=name),
                 key=f"percent-{name}",
                 elem_id=f"mix-percent-{number}",
