@@ -187,7 +187,7 @@ def test_nothing_in_an_uploaded_file_is_run(server: WebServer, tmp_path: Path) -
     assert "evil.pth" in client.send("_take_upload", {"convert-upload": paths})
     said = client.send("_load", {"convert-model": "uploaded: evil.pth"})
     assert '"success":false' in said.replace(" ", "") and "which is code" in said, said
-    client.send("convert_2", {"safe-upload": paths[:2]})
+    client.send("make_safe", {"safe-upload": paths[:2]})
     assert not proof.exists()
 
 

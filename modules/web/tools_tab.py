@@ -216,11 +216,11 @@ def _add_safetensors(page: Page) -> None:
     go = gr.Button(page.say(Tools.SAFE_GO), variant="primary", elem_id="safe-go")
     output = Output(page, "safe")
 
-    def convert(files: list[str] | None, request: gr.Request) -> Iterator[Shown]:
+    def make_safe(files: list[str] | None, request: gr.Request) -> Iterator[Shown]:
         desk = _desk(page, request)
         yield from output.follow(desk, tools.to_safetensors(desk, [Path(file) for file in files or []]))
 
-    go.click(page.guarded(convert), files, output.all, show_progress="hidden")
+    go.click(page.guarded(make_safe), files, output.all, show_progress="hidden")
 
 
 def _number(value: Any) -> float:
