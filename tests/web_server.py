@@ -112,13 +112,7 @@ class WebServer:
 
     def voices(self) -> list[int]:
         """Ids of the processes that hold a voice."""
-        found = []
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                for child in (task / "children").read_text().split():
-                    if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                        found.append(int(child))
-        return found
+        return [voice for helper in _children(self.process.pid) for voice in _children(helper)]
 
     def stop(self) -> None:
         """End it as a service manager does."""
@@ -129,6 +123,17 @@ class WebServer:
             self.process.kill()
             self.process.wait()
         self.log.close()
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that a process of Python's multiprocessing has started, but for its bookkeeper."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in task.read_text().split():
+                if b"multiprocessing.forkserver" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+    return found
 
 
 def make_home(root: Path) -> Path:
