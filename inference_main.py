@@ -23,13 +23,14 @@ from modules.inference.options import (
     check_settings,
     from_namespace,
 )
-from pretrain import AllowDownload
+from pretrain import BASE_DIR, BASE_GENERATOR, AllowDownload
 
 if TYPE_CHECKING:
     from modules.inference.speaker_mix import SpeakerMix
     from modules.inference.svc import Svc
 
 ROOT = Path(__file__).resolve().parent
+BASE_NAME = "base"  # -m base: the model that comes with the project
 MIX_NAME = "spk_mix"
 
 
@@ -174,10 +175,18 @@ def _folder(name: str) -> Path:
 
 
 def _from_anywhere(options: ModelOptions) -> ModelOptions:
-    """The same options with relative paths that only exist beside this script pointing there."""
+    """The same options with relative paths that only exist beside this script pointing there.
+
+    The config's default path stays as it is, because a .safetensors model then takes the config that it carries.
+    """
+    if options.model_path == Path(BASE_NAME):
+        options = dataclasses.replace(options, model_path=BASE_DIR / BASE_GENERATOR)
     options = dataclasses.replace(options, cluster_model_path=options.cluster_path())
     found = {}
-    for field in dataclasses.fields(options):
+    fields = list(dataclasses.fields(options))
+    if options.model_path.suffix == ".safetensors" and options.config_path == ModelOptions().config_path:
+        fields = [field for field in fields if field.name != "config_path"]
+    for field in fields:
         path = getattr(options, field.name)
         if isinstance(path, Path) and not path.exists() and (ROOT / path).exists():
             found[field.name] = ROOT / path

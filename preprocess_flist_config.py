@@ -61,6 +61,10 @@ def make_lists_and_configs(args: argparse.Namespace) -> int:
     config.save(args.config)
     diffusion.save(args.diffusion_config)
     print(f"{len(training)} clip(s) to train on in {args.train_list}, {len(validation)} to validate in {args.val_list}")
+    if dataset.copies:
+        used = len(dataset.copies.intersection(training))
+        left_out = len(dataset.copies) - used
+        print(f"{used} of them are copies at another pitch; {left_out} more are of clips that validate, and left out")
     print(f"speakers: {', '.join(f'{name} = {number}' for name, number in ids.items())}")
     print(f"wrote {args.config} and {args.diffusion_config}")
     report = BatchReport("clip", len({*training, *validation}), dataset.skipped, dataset.failed)

@@ -26,6 +26,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--lufs_target", type=float, default=-18.0, help="loudness for --loudnorm lufs, LUFS")
     parser.add_argument("--slice", action="store_true", help="cut long recordings into clips of 5 to 15 s")
+    parser.add_argument(
+        "--pitch_shift", type=float, nargs="+", default=[], metavar="SEMITONES",
+        help="also write copies of each clip at another pitch with the same voice, such as -4 4 8; they only train",
+    )
     parser.add_argument("--num_processes", type=int, default=0, help="worker processes; 0 is one a core")
     return parser
 
@@ -68,14 +72,20 @@ def resample_all(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> ResampleOptions:
+    from modules.audio.pitch_shift import LARGEST_SHIFT
     from modules.data.preprocess_resample import ResampleOptions
 
     if args.sr2 < 8000:
         raise UserError(f"the sampling rate is {args.sr2} Hz", "--sr2", "the models work at 44100")
     if args.lufs_target > -5:
         raise UserError(f"the loudness is {args.lufs_target} LUFS", "--lufs_target", "take a value from -30 to -10")
+    shifts = tuple(dict.fromkeys(args.pitch_shift))
+    for semitones in shifts:
+        if semitones == 0 or not abs(semitones) <= LARGEST_SHIFT:
+            fix = f"take values from -{LARGEST_SHIFT:g} to {LARGEST_SHIFT:g} without 0"
+            raise UserError(f"a shift of {semitones:g} semitones", "--pitch_shift", fix)
     loudnorm = "none" if args.skip_loudnorm else args.loudnorm
-    return ResampleOptions(args.sr2, loudnorm, args.lufs_target, args.slice)
+    return ResampleOptions(args.sr2, loudnorm, args.lufs_target, args.slice, shifts)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line of train.py; returns the exit code."""
     parser = make_parser("Train the generator of a voice; checkpoints go to logs/<model>.")
     parser.add_argument("-c", "--config", type=Path, default=Path("configs/config.json"), help="config.json")
-    parser.add_argument("-m", "--model", required=True, help="name of the model: its folder in logs/")
+    parser.add_argument("-m", "--model", required=True, help="name of the model: its folder in --log_dir")
+    parser.add_argument("--log_dir", type=Path, default=Path("logs"), help="where the folders of models are")
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="start from random weights, not from the model in pretrain/base"
+    )
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; default: the best there is")
     parser.add_argument("--max_steps", type=positive_int, help="end at this step, counted from the very first")
     parser.add_argument("--max_minutes", type=positive_float, help="end after so many minutes of this run")
@@ -35,10 +39,12 @@ def body(args: argparse.Namespace) -> int:
     """Join the other ranks if there are any, and train."""
     from modules.training.distributed import join_ranks
     from modules.training.vits import Options, train
+    from pretrain import BASE_DIR
 
-    options = Options(args.max_steps, args.max_minutes, args.num_workers, args.precision, args.compile)
+    base_dir = None if args.from_scratch else BASE_DIR
+    options = Options(args.max_steps, args.max_minutes, args.num_workers, args.precision, args.compile, base_dir)
     with join_ranks(args.device) as ranks:
-        return train(args.config, Path("logs") / args.model, options, ranks)
+        return train(args.config, args.log_dir / args.model, options, ranks)
 
 
 if __name__ == "__main__":

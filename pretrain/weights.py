@@ -157,6 +157,19 @@ WEIGHTS: tuple[Weight, ...] = (
         ("https://github.com/openvpi/vocoders/releases/download/nsf-hifigan-v1/nsf_hifigan_20221211.zip",),
         archive=True,
     ),
+    Weight(
+        "resemblyzer",
+        "resemblyzer.pt",
+        17 * MB,
+        "Apache-2.0",
+        ("speaker similarity",),
+        package=Package(
+            ("Resemblyzer==0.1.4",),
+            ("resemblyzer/pretrained.pt",),
+            "resemblyzer.pt",
+            "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+        ),
+    ),
     Weight("G_0", "logs/44k/G_0.pth", 542 * MB, "not stated", ("training, as a start",), page=BASE_MODELS),
     Weight("D_0", "logs/44k/D_0.pth", 561 * MB, "not stated", ("training, as a start",), page=BASE_MODELS),
     Weight(

@@ -1,5 +1,7 @@
 """The whole pipeline once, on two cores and without a GPU: train on a few songs, convert one singer to the other.
 
+Where the base model lies in pretrain/base, a song is converted with it at once, and training starts from it.
+
 Runs the numbered scripts as a user would and prints each command before it runs. Everything lands in
 results/demo/ (results/demo_<folder>/ for your own voices): the audio, pictures, and index.html, which plays and
 explains them. What is done is not done again: after an interruption start the same command once more.
@@ -27,14 +29,14 @@ from modules.errors import UserError  # noqa: E402
 from modules.files import write_text  # noqa: E402
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from modules.training.base_model import BaseModel
     from scripts.demo_report import Conversion
 
 DEMO_VOICES = ROOT / "demo"
 GUEST = "sinsy"  # sings for a user who has brought one voice only
 HELD_OUT_SECONDS = 20.0  # of a song are converted at most
 SAMPLE_RATE = 44100
+BASE_SINGERS = {"f001": 395.0, "pjs": 203.0}  # of the base model's speakers: their median f0 when they sing, Hz
 
 
 @dataclass(frozen=True)
@@ -228,18 +230,28 @@ def place(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def fingerprint(voices: Voices, args: argparse.Namespace) -> str:
+def find_base(args: argparse.Namespace) -> BaseModel | None:
+    """The base model that comes with the project, where it is there and hears through the chosen encoder."""
+    from modules.training import base_model
+    from pretrain import BASE_DIR
+
+    base = base_model.find_base(BASE_DIR)
+    return base if base and base.config.model.speech_encoder == args.speech_encoder else None
+
+
+def fingerprint(voices: Voices, args: argparse.Namespace, base: BaseModel | None) -> str:
     """What the work folder was made from; another fingerprint means to start anew."""
     files = [path for paths in voices.training.values() for path in paths] + list(voices.held_out.values())
+    files += [base.generator] if base else []
     entries = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
     values = {"files": entries, "encoder": args.speech_encoder, "f0": args.f0_predictor}
     return json.dumps(values, ensure_ascii=False, indent=1)
 
 
-def prepare(voices: Voices, folders: Folders, args: argparse.Namespace) -> None:
+def prepare(voices: Voices, folders: Folders, args: argparse.Namespace, base: BaseModel | None) -> None:
     """Lay the work folder out, or take the one of an earlier run if it was made from the same things."""
     stamp = folders.work / "made_from.json"
-    wanted = fingerprint(voices, args)
+    wanted = fingerprint(voices, args, base)
     if not args.fresh and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return
     if folders.work.exists():
@@ -257,10 +269,47 @@ def relative(path: Path, start: Path = ROOT) -> str:
         return path.as_posix()
 
 
+def convert_at_once(runner: Runner, folders: Folders, args: argparse.Namespace, base: BaseModel) -> Conversion:
+    """Before any training: a held-out song in the voice of a singer of the base model."""
+    from modules.evaluation.melody import choose_semitones
+
+    songs = {name: paths[0] for name, paths in find_speakers(folders.held_out).items()}
+    source = sorted(songs)[0]
+    own = sung_pitch(songs[source])
+    target, usual = choose_base_singer(base, own)
+    return convert_song(
+        runner,
+        folders,
+        args,
+        title=f"0. convert {source} to {target} with the base model",
+        model=["-m", relative(base.generator)],
+        song=(source, songs[source]),
+        target=target,
+        semitones=choose_semitones(own, usual),
+        with_base=True,
+    )
+
+
+def choose_base_singer(base: BaseModel, own: float) -> tuple[str, float]:
+    """The singer of the base model whose voice lies furthest from a song's pitch, so that one hears who sings.
+
+    Args:
+        own: the middle of the song's f0, Hz; 0 where it has none.
+
+    Returns:
+        Name and usual f0 in Hz; the first speaker, of unknown f0 (0), where the model has none of the singers.
+    """
+    import numpy as np
+
+    singers = {name: hertz for name, hertz in BASE_SINGERS.items() if name in base.config.spk}
+    if not singers:
+        return min(base.config.spk), 0.0
+    return max(singers.items(), key=lambda singer: abs(np.log2(singer[1] / own)) if own else 0.0)
+
+
 def preprocess(runner: Runner, folders: Folders, args: argparse.Namespace) -> None:
     """Steps 1 to 3: recordings to features."""
     lists = folders.work / "filelists"
-    runner.run("fetch the speech encoder", ["-m", "pretrain", "fetch", args.speech_encoder])
     runner.run(
         "1. resample and cut into clips",
         ["resample.py", "--in_dir", relative(folders.raw), "--out_dir2", relative(folders.dataset), "--slice"],
@@ -297,15 +346,13 @@ def train(runner: Runner, folders: Folders, args: argparse.Namespace) -> None:
     title = "4. train"
     if rows and not runner.fresh and left < 0.1:
         runner.done.setdefault(title, {"command": "", "seconds": rows[-1]["seconds"]})
-    model = relative(folders.model, ROOT / "logs")  # -m is a path from logs/
-    command = ["train.py", "-c", relative(folders.config), "-m", model, "--max_minutes", f"{max(left, 0.1):.1f}"]
+    command = ["train.py", "-c", relative(folders.config), "--log_dir", relative(folders.model.parent)]
+    command += ["-m", folders.model.name, "--max_minutes", f"{max(left, 0.1):.1f}"]
     runner.run(title, command, again=bool(rows) and left >= 0.1)
 
 
 def convert(runner: Runner, folders: Folders, args: argparse.Namespace) -> list[Conversion]:
     """Step 5: one held-out song each way; with one voice, a song of the demo's singer."""
-    from scripts.demo_report import Conversion
-
     speakers = sorted(path.name for path in folders.dataset.iterdir() if path.is_dir())
     songs = {name: paths[0] for name, paths in find_speakers(folders.held_out).items()}
     pairs = [(speakers[0], speakers[1]), (speakers[1], speakers[0])] if len(speakers) > 1 else []
@@ -313,55 +360,70 @@ def convert(runner: Runner, folders: Folders, args: argparse.Namespace) -> list[
         guest = find_voices(DEMO_VOICES).held_out[GUEST]
         songs[GUEST] = guest
         pairs = [(GUEST, speakers[0])]
-    conversions = []
-    for source, target in pairs:
-        title = f"5. convert {source} to {target}"
-        semitones = choose_semitones(songs[source], folders.dataset / target)
-        results = folders.work / "results" / f"{source}_to_{target}"
-        runner.run(
-            title,
-            [
-                "inference_main.py",
-                *("-m", relative(folders.model / "G_best.pth"), "-c", relative(folders.model / "config.json")),
-                *("-n", relative(songs[source]), "-s", target, "-t", str(semitones)),
-                *("-f0p", args.f0_predictor, "--out_dir", relative(results)),
-            ],
+    return [
+        convert_song(
+            runner,
+            folders,
+            args,
+            title=f"5. convert {source} to {target}",
+            model=["-m", relative(folders.model / "G_best.pth"), "-c", relative(folders.model / "config.json")],
+            song=(source, songs[source]),
+            target=target,
+            semitones=semitones_to(songs[source], folders.dataset / target),
         )
-        seconds = runner.done[title]["seconds"]
-        result = max(results.glob("*.flac"), key=lambda path: path.stat().st_mtime)
-        conversions.append(Conversion(source, target, songs[source], result, semitones, seconds))
-    return conversions
+        for source, target in pairs
+    ]
 
 
-def choose_semitones(song: Path, target: Path) -> int:
-    """How far to move ``song`` to the pitch at which the speaker in folder ``target`` sings.
+def convert_song(
+    runner: Runner,
+    folders: Folders,
+    args: argparse.Namespace,
+    *,
+    title: str,
+    model: list[str],
+    song: tuple[str, Path],
+    target: str,
+    semitones: int,
+    with_base: bool = False,
+) -> Conversion:
+    """Run inference_main.py on one song.
 
-    Whole octaves where they are near, because they keep a song in its key.
+    Args:
+        model: the flags that name the model.
+        song: who sings it, and its file.
     """
+    from scripts.demo_report import Conversion
+
+    source, path = song
+    results = folders.work / "results" / f"{'base_' if with_base else ''}{source}_to_{target}"
+    command = ["inference_main.py", *model, "-n", relative(path), "-s", target, "-t", str(semitones)]
+    runner.run(title, [*command, "-f0p", args.f0_predictor, "--out_dir", relative(results)])
+    result = max(results.glob("*.flac"), key=lambda found: found.stat().st_mtime)
+    return Conversion(source, target, path, result, semitones, runner.done[title]["seconds"], with_base)
+
+
+def semitones_to(song: Path, target: Path) -> int:
+    """How far to move ``song`` to the pitch at which the speaker in folder ``target`` sings."""
     import numpy as np
 
-    from modules.audio.io import load_audio
     from modules.data.features import load_f0
+    from modules.evaluation.melody import choose_semitones, median_pitch
+
+    clips = [load_f0(path) for path in sorted(target.glob("*.f0.npy"))]
+    usual = median_pitch(np.concatenate([f0 for f0, _ in clips]), np.concatenate([uv for _, uv in clips]))
+    return choose_semitones(sung_pitch(song), usual)
+
+
+def sung_pitch(song: Path) -> float:
+    """The middle of a song's f0, Hz; 0 where nothing is voiced."""
+    from modules.audio.io import load_audio
+    from modules.evaluation.melody import median_pitch
     from modules.f0 import get_predictor
 
     audio, _ = load_audio(song, SAMPLE_RATE)
     contour = get_predictor("dio", sample_rate=SAMPLE_RATE)(audio)
-    clips = [load_f0(path) for path in sorted(target.glob("*.f0.npy"))]
-    usual = median_pitch(np.concatenate([f0 for f0, _ in clips]), np.concatenate([uv for _, uv in clips]))
-    own = median_pitch(contour.f0, contour.uv)
-    if not usual or not own:
-        return 0
-    semitones = round(12 * np.log2(usual / own))
-    octave = 12 * round(semitones / 12)
-    return octave if abs(semitones - octave) <= 2 else semitones
-
-
-def median_pitch(f0: np.ndarray, uv: np.ndarray) -> float:
-    """The middle of the voiced f0 in Hz; 0 where nothing is voiced."""
-    import numpy as np
-
-    voiced = f0[uv > 0.5]
-    return float(np.median(voiced)) if len(voiced) else 0.0
+    return median_pitch(contour.f0, contour.uv)
 
 
 def report(runner: Runner, folders: Folders, conversions: list[Conversion], data: Path) -> None:
@@ -370,13 +432,16 @@ def report(runner: Runner, folders: Folders, conversions: list[Conversion], data
     from scripts import demo_report
 
     print("\n== look at the results", flush=True)
-    sections = []
+    listener = demo_report.Listener({path.name: sorted(path.iterdir()) for path in folders.raw.iterdir()})
+    sections, figures = [], []
     for conversion in conversions:
         for path, role in ((conversion.source, "source"), (conversion.result, "result")):
             shutil.copyfile(path, folders.out / f"{conversion.name}_{role}{path.suffix}")
         melody, section = demo_report.measure_conversion(conversion, folders.out)
+        likeness = listener.compare(conversion)
         sections.append(section)
-        print(f"{conversion.name}: {demo_report.describe_melody(melody)}")
+        figures.append((conversion, melody, likeness))
+        print(f"{conversion.name}: {demo_report.describe_melody(melody)} {demo_report.describe_likeness(likeness)}")
     rows = read_metrics(folders.model / METRICS_NAME)
     training = demo_report.summarise_training(rows)
     print(f"held-out mel distance: {training.first_distance:.2f} at step 0, {training.last_distance:.2f} at the end")
@@ -386,6 +451,7 @@ def report(runner: Runner, folders: Folders, conversions: list[Conversion], data
         training=training,
         rows=rows,
         sections=sections,
+        figures=figures,
         steps=[demo_report.Step(title, entry["command"], entry["seconds"]) for title, entry in runner.done.items()],
         machine=describe_machine(),
     )
@@ -411,12 +477,14 @@ def demo(args: argparse.Namespace) -> int:
     data = args.data.expanduser().resolve() if args.data else DEMO_VOICES
     name = "demo" if data == DEMO_VOICES else f"demo_{data.name}"
     folders = Folders((args.out_dir or ROOT / "results" / name).resolve())
-    voices = find_voices(data)
-    prepare(voices, folders, args)
+    voices, base = find_voices(data), find_base(args)
+    prepare(voices, folders, args, base)
     runner = Runner(folders.work / "done.json")
+    runner.run("fetch the speech encoder", ["-m", "pretrain", "fetch", args.speech_encoder])
+    conversions = [convert_at_once(runner, folders, args, base)] if base else []
     preprocess(runner, folders, args)
     train(runner, folders, args)
-    report(runner, folders, convert(runner, folders, args), data)
+    report(runner, folders, conversions + convert(runner, folders, args), data)
     return EXIT_OK
 
 

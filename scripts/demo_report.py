@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import html
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from modules.files import atomic_path, write_text
+from modules.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
 
-    from modules.f0 import F0Contour
+    from modules.evaluation.melody import Melody
 
 TEMPLATE = Path(__file__).with_name("demo_report.html")
+PRETRAIN = Path(__file__).resolve().parent.parent / "pretrain"
 HOP_LENGTH = 512
 SAMPLE_RATE = 44100
-N_MELS = 80
 JUDGE = "pm"  # finds the pitch of both sides; another one than the conversion uses. dio halves what young models sing
 GOOD_CORRELATION, GOOD_CENTS = 0.95, 25.0
 DISTANCE_KEY = "val/mel_distance"  # of metrics.jsonl, as train.py writes it
@@ -32,10 +30,11 @@ LOSS_LABELS = {
     "loss/g/kl": ("KL", "#2f855a"),
     "loss/d/total": ("discriminator", "#6b46c1"),
 }
-SOURCE_COLOUR, RESULT_COLOUR = "#2b6cb0", "#c05621"
+BEGIN = "A small model was trained on"
+BEGIN_WITH_BASE = "The base model that comes along sang a song at once. Then it was trained on"
 SECTION = """
 <section>
-<h2>$source_speaker &rarr; $target_speaker: $song</h2>
+<h2>$stage: $source_speaker &rarr; $target_speaker, $song</h2>
 <div class="players">
 <figure><figcaption>before: $source_speaker sings</figcaption>$source_audio</figure>
 <figure><figcaption>after: $target_speaker sings it</figcaption>$result_audio</figure>
@@ -57,28 +56,25 @@ class Conversion:
     result: Path
     semitones: int  # by which the song was moved
     seconds: float  # the conversion took, loading included
+    with_base: bool = False  # by the base model as it is, before any training
 
     @property
     def name(self) -> str:
         """For file names."""
-        return f"{self.source_speaker}_to_{self.target_speaker}"
+        return f"{'base_' if self.with_base else ''}{self.source_speaker}_to_{self.target_speaker}"
+
+    @property
+    def stage(self) -> str:
+        """For headings."""
+        return "At once, with the base model" if self.with_base else "After training"
 
 
 @dataclass(frozen=True)
-class Melody:
-    """How closely a result follows the melody of its source.
+class Likeness:
+    """Cosines of speaker vectors: of a result and two singers. NaN where there are no recordings to compare with."""
 
-    Attributes:
-        correlation: of log f0, over frames that are voiced in both.
-        median_cents: middle distance from the moved source melody, over the same frames.
-        agreement: share of frames on which both agree whether they are voiced.
-        frames: voiced in both.
-    """
-
-    correlation: float
-    median_cents: float
-    agreement: float
-    frames: int
+    to_target: float
+    to_source: float
 
 
 @dataclass(frozen=True)
@@ -100,100 +96,11 @@ class Training:
     last_distance: float
 
 
-def compare_melodies(source: F0Contour, result: F0Contour, semitones: float) -> Melody:
-    """Figures for two contours of the same length; the source is moved by ``semitones`` first."""
-    import numpy as np
-
-    count = min(len(source.f0), len(result.f0))
-    voiced_source, voiced_result = source.uv[:count] > 0.5, result.uv[:count] > 0.5
-    both = voiced_source & voiced_result
-    agreement = float(np.mean(voiced_source == voiced_result)) if count else 0.0
-    if both.sum() < 2:
-        return Melody(float("nan"), float("nan"), agreement, int(both.sum()))
-    wanted = np.log2(source.f0[:count][both]) + semitones / 12
-    found = np.log2(result.f0[:count][both])
-    return Melody(
-        correlation=float(np.corrcoef(wanted, found)[0, 1]),
-        median_cents=float(np.median(np.abs(found - wanted)) * 1200),
-        agreement=agreement,
-        frames=int(both.sum()),
-    )
-
-
-def draw_conversion(
-    source: np.ndarray,
-    result: np.ndarray,
-    contours: tuple[F0Contour, F0Contour],
-    conversion: Conversion,
-    path: Path,
-) -> None:
-    """Both mel spectrograms and, under them, both f0 curves, as a PNG."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    top, middle, bottom = figure.subplots(3, 1, sharex=True)
-    for axes, audio, title in (
-        (top, source, f"source: {conversion.source_speaker} sings"),
-        (middle, result, f"result: {conversion.target_speaker} sings it"),
-    ):
-        axes.imshow(
-            mel_picture(audio),
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            extent=(0, len(audio) / SAMPLE_RATE, 0, N_MELS),
-            vmin=-9,
-            vmax=1.5,
-        )
-        axes.set_title(title, loc="left", fontsize=11)
-        axes.set_ylabel("mel band")
-    moved = f"source, moved by {conversion.semitones:+d} semitones"
-    lines = (
-        (contours[0], conversion.semitones, SOURCE_COLOUR, 3.5, moved),
-        (contours[1], 0, RESULT_COLOUR, 1.4, "result"),
-    )
-    seen = []
-    for contour, semitones, colour, width, label in lines:
-        hertz = np.where(contour.uv > 0.5, contour.f0 * 2 ** (semitones / 12), np.nan)
-        times = np.arange(len(hertz)) * HOP_LENGTH / SAMPLE_RATE
-        bottom.plot(times, hertz, color=colour, linewidth=width, alpha=0.9 if width < 2 else 0.45, label=label)
-        seen.append(hertz[np.isfinite(hertz)])
-    bottom.set_yscale("log", base=2)
-    if np.concatenate(seen).size:  # single frames that the predictor gets wrong do not set the scale
-        low, high = np.percentile(np.concatenate(seen), (1, 99))
-        bottom.set_ylim(low / 1.5, high * 1.5)
-    bottom.yaxis.set_major_formatter("{x:.0f}")
-    bottom.set_title("f0, the pitch that is sung", loc="left", fontsize=11)
-    bottom.set_ylabel("Hz")
-    bottom.set_xlabel("seconds")
-    bottom.grid(alpha=0.3)
-    bottom.legend(loc="upper right", fontsize=9, ncols=2)
-    save_figure(figure, path)
-
-
-def mel_picture(audio: np.ndarray) -> np.ndarray:
-    """The log mel [N_MELS, T // HOP_LENGTH] of audio [T]."""
-    import torch
-
-    from modules.audio.spectrogram import mel_spectrogram
-
-    mel = mel_spectrogram(
-        torch.from_numpy(audio)[None].float(),
-        n_fft=2048,
-        n_mels=N_MELS,
-        sample_rate=SAMPLE_RATE,
-        hop_length=HOP_LENGTH,
-        win_length=2048,
-        fmin=0.0,
-        fmax=SAMPLE_RATE / 2,
-    )
-    return mel[0].numpy()
-
-
 def draw_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """The held-out mel distance and the losses over the steps, as a PNG."""
     from matplotlib.figure import Figure
+
+    from modules.evaluation.pictures import RESULT_COLOUR, save_figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -220,12 +127,6 @@ def series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float
     return [(int(row["step"]), float(row[key])) for row in rows if key in row]
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, atomically."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-
-
 def summarise_training(rows: Sequence[Mapping[str, Any]]) -> Training:
     """Steps, seconds and the held-out mel distance at both ends of a run."""
     distances = series(rows, DISTANCE_KEY)
@@ -240,6 +141,8 @@ def summarise_training(rows: Sequence[Mapping[str, Any]]) -> Training:
 def measure_conversion(conversion: Conversion, out_dir: Path) -> tuple[Melody, str]:
     """Compare source and result, draw them into ``out_dir``; returns the figures and the section of the page."""
     from modules.audio.io import audio_info, load_audio
+    from modules.evaluation.melody import compare_melodies
+    from modules.evaluation.pictures import audio_tag, draw_pair, picture_uri
     from modules.f0 import get_predictor
 
     predictor = get_predictor(JUDGE, hop_length=HOP_LENGTH, sample_rate=SAMPLE_RATE)
@@ -249,8 +152,10 @@ def measure_conversion(conversion: Conversion, out_dir: Path) -> tuple[Melody, s
     contours = predictor(source, frames), predictor(result, frames)
     melody = compare_melodies(*contours, conversion.semitones)
     picture = out_dir / f"{conversion.name}.png"
-    draw_conversion(source, result, contours, conversion, picture)
+    titles = f"source: {conversion.source_speaker} sings", f"result: {conversion.target_speaker} sings it"
+    draw_pair((source, result), titles, contours, conversion.semitones, picture)
     section = Template(SECTION).substitute(
+        stage=conversion.stage,
         source_speaker=html.escape(conversion.source_speaker),
         target_speaker=html.escape(conversion.target_speaker),
         song=html.escape(conversion.source.stem),
@@ -278,6 +183,67 @@ def describe_melody(melody: Melody) -> str:
     )
 
 
+class Listener:
+    """Tells how alike singers sound, where the speaker encoder's weights are in pretrain/.
+
+    Args:
+        recordings: what each speaker has sung for the training.
+    """
+
+    def __init__(self, recordings: Mapping[str, Sequence[Path]]) -> None:
+        from modules.errors import UserError
+        from modules.evaluation.ge2e import Ge2eEncoder
+
+        self.recordings = recordings
+        self.encoder: Ge2eEncoder | None = None
+        with contextlib.suppress(UserError):
+            self.encoder = Ge2eEncoder.load(pretrain_dir=PRETRAIN)
+
+    def compare(self, conversion: Conversion) -> Likeness | None:
+        """How near a result is to both singers; None where that cannot be measured."""
+        from modules.evaluation.speaker import cosine
+
+        if self.encoder is None:
+            return None
+        result = self._voice([conversion.result])
+        target = self._voice(self.recordings.get(conversion.target_speaker, ()))
+        source = self._voice(self.recordings.get(conversion.source_speaker, (conversion.source,)))
+        return Likeness(cosine(result, target), cosine(result, source))
+
+    def _voice(self, paths: Iterable[Path]) -> np.ndarray | None:
+        """The direction in the middle of the recordings' vectors; None where there are none."""
+        from modules.evaluation.base import Recording
+        from modules.evaluation.speaker import mean_vector
+
+        assert self.encoder is not None
+        vectors = [self.encoder.embed(Recording.load(path).speech) for path in paths]
+        return mean_vector([vector for vector in vectors if vector is not None])
+
+
+def describe_likeness(likeness: Likeness | None) -> str:
+    """What the figures of a likeness mean; empty where nothing was measured."""
+    if likeness is None:
+        return ""
+    known = {"target": likeness.to_target, "source": likeness.to_source}
+    shown = [f"{value:.2f} to the {name} singer" for name, value in known.items() if value == value]
+    return f"Likeness of the voice (1 is the same): {', '.join(shown)}." if shown else ""
+
+
+def figures_table(figures: Sequence[tuple[Conversion, Melody, Likeness | None]]) -> str:
+    """The rows of the table of figures."""
+    rows = []
+    for conversion, melody, likeness in figures:
+        values = [melody.median_cents, melody.correlation, melody.agreement]
+        values += [likeness.to_target, likeness.to_source] if likeness else [float("nan")] * 2
+        formats = ("{:.0f}", "{:.3f}", "{:.0%}", "{:.2f}", "{:.2f}")
+        pairs = zip(formats, values, strict=True)
+        cells = [form.format(value) if value == value else "&ndash;" for form, value in pairs]
+        who = f"{html.escape(conversion.source_speaker)} &rarr; {html.escape(conversion.target_speaker)}"
+        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        rows.append(f"<tr><td>{conversion.stage}</td><td>{who}</td>{numbers}</tr>")
+    return "\n".join(rows)
+
+
 def describe_move(conversion: Conversion) -> str:
     """Why the song was moved."""
     if conversion.semitones == 0:
@@ -297,20 +263,6 @@ def describe_lengths(source: int, result: int, source_rate: int) -> str:
     return f"{source} samples in{resampled}, {result} samples out."
 
 
-def audio_tag(audio: np.ndarray) -> str:
-    """A player with the audio [T] inside the page."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.2)
-    return f'<audio controls src="data:audio/mpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"></audio>'
-
-
-def picture_uri(path: Path) -> str:
-    """A PNG as an address that carries it."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
 def write_page(
     path: Path,
     *,
@@ -318,10 +270,13 @@ def write_page(
     training: Training,
     rows: Sequence[Mapping[str, Any]],
     sections: Sequence[str],
+    figures: Sequence[tuple[Conversion, Melody, Likeness | None]],
     steps: Sequence[Step],
     machine: str,
 ) -> None:
     """Draw the losses and write the page: one file that needs nothing beside it."""
+    from modules.evaluation.pictures import page_style, picture_uri
+
     curve = path.with_name("training.png")
     draw_training(rows, curve)
     table = "\n".join(
@@ -330,9 +285,12 @@ def write_page(
         for step in steps
     )
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        style=page_style(),
         voices=html.escape(voices),
         machine=html.escape(machine),
         sections="\n".join(sections),
+        figures=figures_table(figures),
+        beginning=BEGIN_WITH_BASE if any(conversion.with_base for conversion, _, _ in figures) else BEGIN,
         steps=table,
         total=format_duration(sum(step.seconds for step in steps)),
         training_picture=picture_uri(curve),

@@ -14,6 +14,7 @@ from torch import Tensor
 import models
 from modules.nn.noise import RowNoise
 from modules.onnx.export_source import normal, start_phases
+from vdecoder.source import SineSource
 
 
 def run(path: Path, **inputs: Tensor | np.ndarray) -> np.ndarray:
@@ -48,7 +49,8 @@ def draw_as_the_graph_does(
 
     Without ``noise`` the prior gets what the runner draws from the seed.
     """
-    weight = model.dec.m_source.l_linear.weight.detach()[0]
+    source = model.dec.m_source
+    weight = source.l_linear.weight.detach()[0] if isinstance(source, SineSource) else None
 
     class GraphNoise(RowNoise):
         def __init__(self, device: torch.device, seed: int, lengths: list[int]) -> None:
@@ -61,8 +63,10 @@ def draw_as_the_graph_does(
             if time == 2:
                 random = np.random.Generator(np.random.PCG64(self.seed))
                 return torch.from_numpy(random.standard_normal(shape, dtype=np.float32)) if noise is None else noise
-            # nine draws whose weighted sum is the one that the graph draws
             drawn = normal(torch.arange(shape[1]), torch.tensor([self.seed]))
+            if weight is None:
+                return drawn[None]
+            # nine draws whose weighted sum is the one that the graph draws
             return (drawn[:, None] * weight / weight.norm())[None]
 
     patch.setattr(models, "RowNoise", GraphNoise)

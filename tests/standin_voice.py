@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import compress_model
 import models
+from modules import checkpoint
 from modules.config import Config
 from modules.inference.options import InferenceOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.svc import Svc
 from modules.inference.voice import WindowInput
+from pretrain import BASE_DISCRIMINATOR, BASE_GENERATOR, BASE_POSTERIOR
 from tests.tiny_voice import tiny_config
 from vencoder.whisper import sinusoids
 
@@ -92,6 +96,28 @@ def write_model(folder: Path, config: Config | None = None, name: str = "G_1.pth
     torch.save({"model": state, "iteration": 1, "optimizer": None, "learning_rate": 1e-4, **extra}, folder / name)
     config.save(folder / "config.json")
     return folder / name
+
+
+def write_base(
+    folder: Path, config: Config, speakers: Mapping[str, int], *, posterior: bool = True, discriminator: bool = True
+) -> Path:
+    """A base model of random weights as compress_model.py writes it, for ``speakers``; returns the folder."""
+    config.spk, config.model.n_speakers = dict(speakers), max(speakers.values()) + 1
+    config.save(folder / "config.json")
+    sources: dict[str, torch.nn.Module] = {"G_5.pth": small_model(config, seed=9)}
+    if discriminator:
+        torch.manual_seed(10)
+        width = config.model.discriminator_width
+        sources["D_5.pth"] = models.MultiPeriodDiscriminator(config.model.use_spectral_norm, width=width)
+    for (name, module), target in zip(sources.items(), (BASE_GENERATOR, BASE_DISCRIMINATOR), strict=False):
+        checkpoint.save({"model": module.state_dict(), "iteration": 1}, folder / name)
+        flags = ["-c", str(folder / "config.json"), "-i", str(folder / name), "-o", str(folder / target), "--half"]
+        if posterior and target == BASE_GENERATOR:
+            flags += ["--posterior", str(folder / BASE_POSTERIOR)]
+        assert compress_model.main(flags) == 0
+        (folder / name).unlink()
+    (folder / "config.json").unlink()
+    return folder
 
 
 def write_encoder(pretrain: Path) -> Path:

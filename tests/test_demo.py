@@ -16,14 +16,18 @@ import numpy as np
 import pytest
 import soundfile
 
+import pretrain
+from modules.config import load_config
 from modules.data.features import save_f0
 from modules.errors import UserError
+from modules.evaluation.ge2e import Ge2eEncoder
+from modules.evaluation.melody import compare_melodies
 from modules.f0 import get_predictor
 from modules.f0.base import F0Contour
 from scripts import demo, demo_report, make_demo_songs
-from scripts.demo_report import Conversion, Step, compare_melodies
+from scripts.demo_report import Conversion, Step
 from tests.conftest import ROOT
-from tests.standin_voice import write_encoder
+from tests.standin_voice import WIDTH, small_config, write_base, write_encoder
 
 RATE = 44100
 SONGS = sorted((ROOT / "demo").rglob("*.flac"))
@@ -133,13 +137,13 @@ def test_other_recordings_start_the_work_folder_anew(tmp_path, capsys) -> None:
     args = argparse.Namespace(speech_encoder="e", f0_predictor="f", fresh=False)
     folders = demo.Folders(tmp_path / "out")
     voices = demo.Voices({"alice": [write_tone(tmp_path / f"{n}.wav", 0.2) for n in range(4)]}, {})
-    demo.prepare(voices, folders, args)
+    demo.prepare(voices, folders, args, None)
     mark = folders.work / "mark"
     mark.touch()
-    demo.prepare(voices, folders, args)
+    demo.prepare(voices, folders, args, None)
     assert mark.exists()
     write_tone(tmp_path / "0.wav", 0.3)
-    demo.prepare(voices, folders, args)
+    demo.prepare(voices, folders, args, None)
     assert not mark.exists() and "starts anew" in capsys.readouterr().out
     assert len(list((folders.raw / "alice").iterdir())) == 3
 
@@ -150,7 +154,24 @@ def test_other_recordings_start_the_work_folder_anew(tmp_path, capsys) -> None:
 def test_a_song_is_moved_to_the_pitch_of_the_speaker(tmp_path, song: float, target: float, semitones: int) -> None:
     write_tone(tmp_path / "song.wav", 1.0, song)
     save_f0(tmp_path / "clip.wav.f0.npy", np.full(50, target), np.ones(50))
-    assert demo.choose_semitones(tmp_path / "song.wav", tmp_path) == semitones
+    assert demo.semitones_to(tmp_path / "song.wav", tmp_path) == semitones
+
+
+def test_the_base_model_serves_the_demo_where_it_hears_through_the_same_encoder(tmp_path, monkeypatch) -> None:
+    args = argparse.Namespace(speech_encoder="whisper-ppg-tiny", f0_predictor="f")
+    monkeypatch.setattr(pretrain, "BASE_DIR", tmp_path / "nothing")
+    assert demo.find_base(args) is None
+    folder = write_base(tmp_path / "base", small_config(), {"f001": 0, "p225": 1, "pjs": 2}, discriminator=False)
+    monkeypatch.setattr(pretrain, "BASE_DIR", folder)
+    base = demo.find_base(args)
+    assert base is not None and base.generator == folder / "G_0.safetensors"
+    assert demo.find_base(argparse.Namespace(speech_encoder="vec768l12")) is None
+
+    assert demo.choose_base_singer(base, 400.0)[0] == "pjs" and demo.choose_base_singer(base, 200.0)[0] == "f001"
+    base.config.spk = {"p226": 0, "p225": 1}
+    assert demo.choose_base_singer(base, 400.0) == ("p225", 0.0)
+    voices = demo.Voices({"a": [write_tone(tmp_path / "a.wav", 0.1)]}, {})
+    assert demo.fingerprint(voices, args, base) != demo.fingerprint(voices, args, None)
 
 
 # Commands
@@ -242,6 +263,7 @@ def test_the_page_needs_nothing_beside_it_and_plays_what_it_shows(tmp_path) -> N
         training=training,
         rows=rows,
         sections=[section],
+        figures=[(conversion, melody, demo_report.Likeness(0.91, float("nan")))],
         steps=[Step("train <it>", "python train.py", 95.4), Step("convert", "python c.py", 3.0)],
         machine="m",
     )
@@ -250,6 +272,8 @@ def test_the_page_needs_nothing_beside_it_and_plays_what_it_shows(tmp_path) -> N
     assert "a&lt;b" in page and "c&amp;d" in page and "train &lt;it&gt;" in page and "old &lt;song&gt;" in page
     assert "1 min 35 s" in page and "1 min 38 s" in page and "25%" in page
     assert "1.00 s in, 1.00 s out: the same to the sample" in page
+    (row,) = re.findall(r"<tr><td>After training</td>.*</tr>", page)
+    assert re.findall(r'"number">([^<]*)<', row)[2:] == ["100%", "0.91", "&ndash;"]
     addresses = re.findall(r'src="([^"]+)"', page)
     assert all(address.startswith("data:") for address in addresses) and "href" not in page
     played = [base64.b64decode(address.split(",")[1]) for address in addresses if "audio" in address[:12]]
@@ -263,12 +287,42 @@ def test_the_page_needs_nothing_beside_it_and_plays_what_it_shows(tmp_path) -> N
     assert len(pictures) == 2 and all(data.startswith(b"\x89PNG") for data in pictures)
 
 
+class Ear:
+    """A stand-in for the speaker encoder: tells low voices from high ones."""
+
+    def embed(self, audio: np.ndarray) -> np.ndarray | None:
+        power = np.abs(np.fft.rfft(audio)) ** 2
+        split = round(600 * len(audio) / 16000)
+        halves = np.sqrt([power[:split].sum(), power[split:].sum()])
+        return halves / np.linalg.norm(halves) if halves.any() else None
+
+
+def test_a_result_is_compared_with_the_recordings_of_both_singers(tmp_path, monkeypatch) -> None:
+    low, high = ([write_tone(tmp_path / f"{hz}_{n}.wav", 0.3, hz + n) for n in range(2)] for hz in (150, 800))
+    conversion = Conversion("deep", "bright", low[0], high[0], 24, 1.0)
+    monkeypatch.setattr(Ge2eEncoder, "load", lambda **_: Ear())
+    near = demo_report.Listener({"deep": low, "bright": high}).compare(conversion)
+    assert near is not None and near.to_target > 0.95 and near.to_source < 0.3
+    assert f"{near.to_target:.2f} to the target singer" in demo_report.describe_likeness(near)
+
+    unknown_target = demo_report.Listener({"deep": low}).compare(conversion)
+    assert unknown_target is not None and np.isnan(unknown_target.to_target)
+    assert "to the source singer" in (text := demo_report.describe_likeness(unknown_target)) and "target" not in text
+
+    def missing(**_: object) -> Ear:
+        raise UserError("no weights")
+
+    monkeypatch.setattr(Ge2eEncoder, "load", missing)
+    nothing = demo_report.Listener({"deep": low, "bright": high}).compare(conversion)
+    assert nothing is None and demo_report.describe_likeness(nothing) == ""
+
+
 # All of it
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory) -> Path:
-    """A copy of the repository with an encoder of made-up weights, so that nothing is fetched."""
+    """A copy of the repository with an encoder and a base model of made-up weights, so that nothing is fetched."""
     target = tmp_path_factory.mktemp("house")
     for path in ROOT.glob("*.py"):
         shutil.copy(path, target)
@@ -276,6 +330,10 @@ def house(tmp_path_factory) -> Path:
     for name in ("modules", "vencoder", "vdecoder", "pretrain", "scripts", "configs_template", "diffusion", "cluster"):
         shutil.copytree(ROOT / name, target / name, ignore=kept_out)
     write_encoder(target / "pretrain")
+    shutil.rmtree(target / "pretrain/base", ignore_errors=True)
+    config = load_config(ROOT / "configs_template/config_micro_template.json")
+    config.model.speech_encoder, config.model.ssl_dim = "whisper-ppg-tiny", WIDTH
+    write_base(target / "pretrain/base", config, {"f001": 0, "pjs": 1})
     return target
 
 
@@ -292,18 +350,24 @@ def test_the_demo_goes_from_own_recordings_to_the_page_and_not_twice(house: Path
     assert first.returncode == 0, first.stdout + first.stderr
     for name in ("resample.py", "preprocess_flist_config.py", "preprocess_hubert_f0.py", "train.py"):
         assert first.stdout.count(f"$ python {name} ") == 1
-    assert first.stdout.count("$ python inference_main.py ") == 2
+    assert first.stdout.count("$ python inference_main.py ") == 3
+    at_once, trained = first.stdout.index(" -s pjs "), first.stdout.index("$ python train.py")
+    assert at_once < first.stdout.index("$ python resample.py") < trained
+    assert first.stdout.index("starting from the base model") > trained
 
     out = house / "results" / "demo_own"
-    for name, moves in (("sinsy_to_taro", -12), ("taro_to_sinsy", 12)):
+    for name, moves in (("base_sinsy_to_pjs", -12), ("sinsy_to_taro", -12), ("taro_to_sinsy", 12)):
         result, rate = soundfile.read(out / f"{name}_result.flac")
         source = soundfile.info(next(out.glob(f"{name}_source.*")))
         assert rate == RATE and len(result) == source.frames
         assert np.abs(result).max() > 1e-3
-        moved = re.search(rf"-n \S*/{name.split('_')[0]}/\S+ -s \S+ -t (-?\d+) ", first.stdout)
+        source_name, _, target = name.removeprefix("base_").split("_")
+        moved = re.search(rf"-n \S*/{source_name}/\S+ -s {target} -t (-?\d+) ", first.stdout)
         assert moved and abs(int(moved[1]) - moves) <= 5
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert page.count("<audio") == 4 and page.count("data:image/png") == 3
+    assert page.count("<audio") == 6 and page.count("data:image/png") == 4
+    assert page.index("At once, with the base model: sinsy") < page.index("After training: sinsy")
+    assert "The base model that comes along sang a song at once." in page
     distances = re.search(r"held-out mel distance: ([\d.]+) at step 0, ([\d.]+) at the end", first.stdout)
     assert distances and float(distances[1]) > 0 and distances[1] in page
     for folder in ("dataset", "configs", "logs", "filelists", "results/demo"):
@@ -311,4 +375,4 @@ def test_the_demo_goes_from_own_recordings_to_the_page_and_not_twice(house: Path
 
     second = subprocess.run(command, cwd=house, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert second.stdout.count("done before") == 7 and "$ python" not in second.stdout
+    assert second.stdout.count("done before") == 8 and "$ python" not in second.stdout

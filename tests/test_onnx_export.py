@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 from tests.onnx_tools import draw_as_the_graph_does, relative_error, run, snr_db
 from tests.parity import signals
 from tests.standin_voice import small_config, write_encoder, write_model
-from tests.synthesiser import small_synthesiser
+from tests.synthesiser import ISTFT_SIZES, small_synthesiser
 from tests.test_mel_vocoder import write_vocoder
 from tests.tiny_diffusion import tiny_diffusion_config
 from vdecoder.mel_vocoder import MelVocoder
@@ -85,7 +85,14 @@ def generator_inputs(model: models.SynthesizerTrn, frames: int) -> dict[str, tor
 
 @pytest.mark.parametrize(
     ("variant", "changes"),
-    [("default", {}), ("snake", {}), ("tiny", {}), ("transflow_share", {}), ("vol", {"n_speakers": 1})],
+    [
+        ("default", {}),
+        ("snake", {}),
+        ("tiny", {}),
+        ("transflow_share", {}),
+        ("vol", {"n_speakers": 1}),
+        ("default", ISTFT_SIZES),
+    ],
 )
 def test_generator_equals_inference_with_the_same_noise(
     variant: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,9 +105,7 @@ def test_generator_equals_inference_with_the_same_noise(
         draw_as_the_graph_does(monkeypatch, model, inputs["noise"] / NOISE_SCALE)
         units = inputs["c"][:, inputs["mel2ph"][0] - 1].transpose(1, 2)
         volume = inputs["vol"] if model.emb_vol is not None else None
-        audio, _ = model.infer(
-            units, inputs["f0"], inputs["uv"], inputs["sid"], volume=volume, noise_scale=NOISE_SCALE
-        )
+        audio, _ = model.infer(units, inputs["f0"], inputs["uv"], inputs["sid"], volume=volume, noise_scale=NOISE_SCALE)
         out = run(path, **inputs)
         assert relative_error(out, audio) < 1e-3
         assert snr_db(out, audio) > 60
@@ -216,6 +221,22 @@ def test_the_json_names_the_encoder_and_its_width(encoder: str) -> None:
     elif not encoder.endswith("-onnx"):
         assert facts["Hubert"] == encoder
     assert ("layer-9" in facts["Hubert"]) == (encoder.removesuffix("-onnx") in ("vec256l9", "vec768l9"))
+
+
+@pytest.mark.parametrize("width", sorted({spec.width for spec in ENCODERS.values()}))
+def test_a_caller_can_sing_with_units_of_every_encoders_width(width: int, tmp_path: Path) -> None:
+    """The size of c comes from ssl_dim, not from the speaker channels (B20)."""
+    model = small_generator("tiny", ssl_dim=width, n_speakers=1)
+    path = tmp_path / "generator.onnx"
+    export(generator_graph(model), path)
+    hidden = description("x", Config.model_validate({"model": {"ssl_dim": width}}))["HiddenSize"]
+    session = onnxruntime.InferenceSession(path)
+    shape = next(value.shape for value in session.get_inputs() if value.name == "c")
+    assert shape == [1, "F", hidden] and hidden == width
+    audio = run(path, **generator_inputs(model, 40))
+    assert audio.shape == (1, 1, 40 * 512) and np.isfinite(audio).all() and np.abs(audio).max() > 0
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
+        run(path, **{**generator_inputs(model, 40), "c": torch.zeros(1, 20, width + 1)})
 
 
 def test_half_precision_is_smaller_and_near(tmp_path: Path) -> None:

@@ -173,6 +173,16 @@ def test_each_loss_moves_its_own_side_only_and_the_discriminators_run_once(prepa
             torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
 
 
+def test_a_step_that_is_not_adversarial_trains_the_generator_alone(prepared: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    networks, batch = networks_of(config, tmp_path), a_batch(prepared, config)
+    before = {key: value.clone() for key, value in networks.discriminator.state_dict().items()}
+    losses, _, norms = train_step(networks, batch, config, Precision("fp32", CPU.device), True, adversarial=False)
+    assert [float(x.detach()) for x in (losses.disc, losses.gen, losses.fm)] == [0, 0, 0]
+    assert set(norms) == {"grad_norm_g"} and float(norms["grad_norm_g"]) > 0
+    assert all(torch.equal(value, before[key]) for key, value in networks.discriminator.state_dict().items())
+
+
 class _Reads(TorchDispatchMode):
     """Counts reads of a tensor's value, for which a GPU would have to be waited for."""
 
@@ -342,6 +352,14 @@ def test_metrics_beyond_the_checkpoint_and_half_lines_are_dropped(voice: Path) -
     assert [row["step"] for row in rows] == [0, 2, 2, 4, 4]
     assert all(row.get("loss/g/mel", 9) > 5 for row in rows)
     assert all(left["seconds"] <= right["seconds"] for left, right in itertools.pairwise(rows))
+
+
+def test_discriminators_take_part_from_the_step_that_the_config_names(voice: Path) -> None:
+    settings(voice, {"adversarial_after": 2})
+    begun, later = weights(run(voice, max_steps=2), "D_2.pth"), weights(run(voice, max_steps=3), "D_3.pth")
+    fresh = networks_of(load_config(voice / "configs/config.json"), voice).discriminator.state_dict()
+    assert_equal_weights(begun, fresh)
+    assert any(not torch.equal(later[key], begun[key]) for key in begun)
 
 
 def test_all_in_mem_and_volume_augmentation_train(voice: Path) -> None:

@@ -1,6 +1,6 @@
 """What each rank of a torchrun test executes: train, and write down what this rank saw and ended with.
 
-Arguments: config, model folder, folder for the reports, last step.
+Arguments: config, model folder, folder for the reports, last step, and the base model's folder if there is one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ def fingerprint(*tensors: torch.Tensor) -> str:
     return hashlib.sha256(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
-def main(config: str, model_dir: str, reports: str, last_step: str) -> int:
+def weights_of(networks: vits.Networks) -> dict[str, str]:
+    """A fingerprint of each side."""
+    return {player.letter: fingerprint(*player.module.state_dict().values()) for player in networks.players}
+
+
+def main(config: str, model_dir: str, reports: str, last_step: str, base_dir: str | None = None) -> int:
     """Train as train.py does, with a note of every clip and random number."""
     seen: list[list[str]] = []
     draws: list[float] = []
     networks: list[vits.Networks] = []
+    begun: dict[str, str] = {}
     real = vits.train_step
 
     def noted(trained: vits.Networks, batch: Batch, *args: Any) -> Any:
@@ -35,13 +41,16 @@ def main(config: str, model_dir: str, reports: str, last_step: str) -> int:
         seen.append([fingerprint(audio[:, : 512 * frames]) for audio, frames in clips])
         draws.append(torch.get_rng_state().double().sum().item())
         networks[:] = [trained]
+        if not begun:
+            begun.update(weights_of(trained))
         return real(trained, batch, *args)
 
     vits.train_step = noted  # type: ignore[assignment]
     with join_ranks("cpu") as ranks:
-        code = vits.train(Path(config), Path(model_dir), vits.Options(max_steps=int(last_step)), ranks)
-    sides = {player.letter: fingerprint(*player.module.state_dict().values()) for player in networks[0].players}
-    report = {"seen": seen, "draws": draws, "weights": sides, "world_size": ranks.world_size}
+        options = vits.Options(max_steps=int(last_step), base_dir=Path(base_dir) if base_dir else None)
+        code = vits.train(Path(config), Path(model_dir), options, ranks)
+    sides = weights_of(networks[0])
+    report = {"seen": seen, "draws": draws, "begun": begun, "weights": sides, "world_size": ranks.world_size}
     (Path(reports) / f"rank{ranks.rank}.json").write_text(json.dumps(report))
     return code
 

@@ -9,14 +9,16 @@ from modules.errors import UserError
 
 if TYPE_CHECKING:
     from vdecoder.nsf_hifigan import NSFHiFiGAN
+    from vdecoder.nsf_istft import NSFISTFT
 
 VOCODERS = {
     "nsf-hifigan": "vdecoder.nsf_hifigan:NSFHiFiGAN",
     "nsf-snake-hifigan": "vdecoder.nsf_snake_hifigan:NSFSnakeHiFiGAN",
+    "nsf-istft": "vdecoder.nsf_istft:NSFISTFT",  # ours: small and fast, not known to so-vits-svc
 }
 
 
-def get_vocoder(name: str) -> type[NSFHiFiGAN]:
+def get_vocoder(name: str) -> type[NSFHiFiGAN] | type[NSFISTFT]:
     """The decoder class called ``name``.
 
     Raises:

@@ -23,7 +23,7 @@ from modules.nn.noise import Noise
 from modules.nn.weight_norm import fold_weight_norm
 from pretrain import require
 from vdecoder.nsf_hifigan import NSFHiFiGAN
-from vdecoder.source import SineSource
+from vdecoder.source import SineSource, frame_phase
 
 # What a vocoder type multiplies the natural-log mel with: DDSP-SVC's log10 models hold decades.
 MEL_SCALES = {"nsf-hifigan": 1.0, "nsf-hifigan-log10": 1 / math.log(10)}
@@ -159,7 +159,7 @@ class FrameSource(SineSource):
     def cycles(self, f0: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         step = self._cycles_a_sample(f0)
         step[:, 0] = torch.remainder(step[:, 0] + start, 1)
-        return step, self._frame_phase(step, torch.zeros_like(start))
+        return step, frame_phase(step, torch.zeros_like(start), self.hop_length)
 
 
 class MelGenerator(NSFHiFiGAN):

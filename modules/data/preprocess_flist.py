@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modules.audio.io import audio_info
+from modules.audio.pitch_shift import original_stem
 from modules.config import Config, DiffusionConfig
 from modules.errors import UserError
 
@@ -22,7 +23,8 @@ class Speaker:
     """A speaker's usable clips, as lines for the file lists."""
 
     name: str
-    clips: list[str]
+    clips: list[str]  # as recorded
+    copies: list[str] = field(default_factory=list)  # of those clips at another pitch; see resample.py --pitch_shift
 
 
 @dataclass
@@ -33,6 +35,11 @@ class Dataset:
     warnings: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)  # file, reason
     failed: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def copies(self) -> set[str]:
+        """The clips of all speakers that are copies at another pitch."""
+        return {copy for speaker in self.speakers for copy in speaker.copies}
 
 
 def scan(source_dir: str) -> Dataset:
@@ -48,7 +55,8 @@ def scan(source_dir: str) -> Dataset:
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         clips = _usable_clips(folder, source_dir, dataset)
         if clips:
-            dataset.speakers.append(Speaker(folder.name, clips))
+            copies = [clip for clip in clips if _original(clip)]
+            dataset.speakers.append(Speaker(folder.name, [clip for clip in clips if not _original(clip)], copies))
         else:
             dataset.warnings.append(f"{folder.name} has no usable clip and is left out")
     if not dataset.speakers:
@@ -82,26 +90,39 @@ def _usable_clips(folder: Path, source_dir: str, dataset: Dataset) -> list[str]:
     return clips
 
 
+def _original(clip: str) -> str | None:
+    """The line, without its suffix, of the clip that this one is a shifted copy of; None for a recorded clip."""
+    return original_stem(clip.rpartition(".")[0])
+
+
 def split(dataset: Dataset, seed: int) -> tuple[list[str], list[str]]:
     """Training and validation clips, each in an order that looks random.
 
     A clip's place follows from the seed and its name alone, so that the same files give the same lists on every
-    machine, and a new clip does not send others from training to validation.
+    machine, and a new clip does not send others from training to validation. Copies at another pitch only train, and
+    those of a clip that validates are in neither list: they would tell the model what it is to be tested on.
+
+    Raises:
+        UserError: there are copies only.
     """
     training: list[str] = []
     validation: list[str] = []
     for speaker in dataset.speakers:
         ranked = sorted(speaker.clips, key=lambda clip: _rank(clip, seed))
-        held_out = min(VALIDATION_CLIPS, len(ranked) - 1)
+        held_out = max(0, min(VALIDATION_CLIPS, len(ranked) - 1))
         if held_out < VALIDATION_CLIPS:
             dataset.warnings.append(
                 f"{speaker.name} has only {len(ranked)} clip(s): {held_out} of them for validation; record more"
             )
         validation += ranked[:held_out]
-        training += ranked[held_out:]
+        held_out_stems = {clip.rpartition(".")[0] for clip in ranked[:held_out]}
+        training += ranked[held_out:] + [copy for copy in speaker.copies if _original(copy) not in held_out_stems]
     if training and not validation:
         dataset.warnings.append("no clip can be spared: the one that trains validates too, and says little about songs")
-        validation = training[:1]
+        validation = [clip for clip in training if not _original(clip)][:1]
+        if not validation:
+            fix = "run resample.py on the recordings themselves; what it writes with --pitch_shift lies beside them"
+            raise UserError("every clip is a copy at another pitch", training[0], fix)
     return sorted(training, key=lambda clip: _rank(clip, seed)), sorted(validation, key=lambda clip: _rank(clip, seed))
 
 

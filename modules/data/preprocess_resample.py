@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from modules.audio.clips import split_into_clips, trim_silence
 from modules.audio.io import AUDIO_EXTENSIONS, load_audio, save_audio
 from modules.audio.loudness import is_silent, limit, normalize_loudness, normalize_peak, peak, to_int16
+from modules.audio.pitch_shift import copy_stem, original_stem, shift_pitch
 from modules.audio.resample import resample
 from modules.files import write_text
 
@@ -32,6 +33,13 @@ class ResampleOptions:
     loudnorm: Loudnorm = "peak"
     lufs_target: float = -18.0
     slice: bool = False
+    pitch_shift: tuple[float, ...] = ()  # semitones; a copy of each clip for each of them
+
+    def as_json(self) -> dict[str, Any]:
+        """What stands in the notes; without the copies as it was before there were any, so that old notes hold."""
+        options = asdict(self)
+        shifts = options.pop("pitch_shift")
+        return {**options, "pitch_shift": list(shifts)} if shifts else options
 
 
 @dataclass(frozen=True)
@@ -94,9 +102,12 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _free_stem(path: Path, taken: set[str]) -> str:
-    """The stem of ``path``, told apart from files that differ in suffix or case only (a.wav, a.flac, A.WAV)."""
+    """The stem of ``path``, told apart from files that differ in suffix or case only (a.wav, a.flac, A.WAV).
+
+    A recording that is named like a shifted copy gets another stem too, so that it never counts as one.
+    """
     stem, number = path.stem, 1
-    if stem.casefold() in taken:
+    if stem.casefold() in taken or original_stem(stem):
         stem = f"{path.stem}_{path.suffix[1:].lower()}"
     while stem.casefold() in taken:
         number += 1
@@ -112,6 +123,7 @@ def is_written_for(sources: Iterable[Source]) -> Callable[[str], bool]:
 
     def is_written(name: str) -> bool:
         stem = name.removesuffix(".wav")
+        stem = original_stem(stem) or stem
         return stem in stems or stem.rpartition("_")[0] in stems or name in notes
 
     return is_written
@@ -132,7 +144,7 @@ def convert(source: Source, options: ResampleOptions) -> Outcome:
         UserError: the recording cannot be read.
         OSError: the clips cannot be written.
     """
-    made_from = {"version": _NOTE_VERSION, "sha256": _digest(source.path), "options": asdict(options)}
+    made_from = {"version": _NOTE_VERSION, "sha256": _digest(source.path), "options": options.as_json()}
     note = _read_note(source.note)
     if note is not None and note["made_from"] == made_from and _are_there(source, note["clips"]):
         return Outcome(len(note["clips"]), note["skipped"], unchanged=True)
@@ -141,14 +153,25 @@ def convert(source: Source, options: ResampleOptions) -> Outcome:
     skipped = "" if clips else "silent"
     sizes = {}
     for index, clip in enumerate(clips):
-        name = f"{source.stem}_{index:03d}.wav" if options.slice else f"{source.stem}.wav"
-        save_audio(source.folder / name, clip, options.sample_rate, "PCM_16")
-        sizes[name] = (source.folder / name).stat().st_size
+        stem = f"{source.stem}_{index:03d}" if options.slice else source.stem
+        for name, audio in [(stem, clip), *_shifted_copies(stem, clip, options)]:
+            path = source.folder / f"{name}.wav"
+            save_audio(path, audio, options.sample_rate, "PCM_16")
+            sizes[path.name] = path.stat().st_size
     for name in (note or {"clips": {}})["clips"]:
         if name not in sizes:
             (source.folder / name).unlink(missing_ok=True)
     write_text(source.note, json.dumps({"made_from": made_from, "clips": sizes, "skipped": skipped}, indent=1))
-    return Outcome(len(clips), skipped)
+    return Outcome(len(sizes), skipped)
+
+
+def _shifted_copies(stem: str, clip: np.ndarray, options: ResampleOptions) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and int16 audio of each copy of a clip at another pitch; none of a clip in which nothing is voiced."""
+    for semitones in options.pitch_shift:
+        audio = clip / np.float32(32767)
+        copy = shift_pitch(audio, options.sample_rate, semitones)
+        if not np.array_equal(copy, audio):
+            yield copy_stem(stem, semitones), to_int16(copy)
 
 
 def process(audio: np.ndarray, rate: int, options: ResampleOptions) -> list[np.ndarray]:

@@ -50,7 +50,10 @@ class ModelOptions:
     """What is loaded once and then converts many songs."""
 
     model_path: Path = _setting(
-        Path("logs/44k/G_37600.pth"), "-m", "--model_path", help="the model: G_<step>.pth, released or .safetensors"
+        Path("logs/44k/G_37600.pth"),
+        "-m",
+        "--model_path",
+        help="the model: G_<step>.pth, released or .safetensors; base is the one that comes along, in pretrain/base",
     )
     config_path: Path = _setting(
         Path("logs/44k/config.json"),

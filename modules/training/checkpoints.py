@@ -71,7 +71,8 @@ def restore(model_dir: Path, players: tuple[Player, Player]) -> tuple[Progress, 
     """Load the newest pair of ``model_dir`` into the players.
 
     Returns:
-        Where the run goes on (step 0 of epoch 1 for a fresh start or a base model), and notes for the user.
+        Where the run goes on (step 0 of epoch 1 for a fresh start or a base model), and notes for the user; no
+        note where there is no pair.
 
     Raises:
         UserError: a file of the pair is broken, or its weights do not fit the config. Nothing is skipped over:
@@ -80,7 +81,7 @@ def restore(model_dir: Path, players: tuple[Player, Player]) -> tuple[Progress, 
     found = checkpoint.latest_pair(model_dir)
     if found is None:
         _refuse_halves(model_dir)
-        return Progress(), ["starting from random weights: there is no G_0.pth and D_0.pth to start from"]
+        return Progress(), []
     step, *paths = found
     if step == BASE_STEP:
         return Progress(), [note for player, path in zip(players, paths, strict=True) for note in _begin(player, path)]

@@ -23,6 +23,7 @@ from modules.errors import UserError
 from modules.files import write_text
 from modules.nn.losses import discriminator_loss, feature_loss, generator_loss, kl_loss
 from modules.nn.segments import slice_segments
+from modules.training import base_model
 from modules.training.checkpoints import (
     BestCheckpoint,
     Player,
@@ -48,6 +49,7 @@ class Options(RunOptions):
     """What the command line adds to the config."""
 
     compile: bool = False
+    base_dir: Path | None = None  # of the base model to start from where the model's folder holds no pair
 
 
 class Losses(NamedTuple):
@@ -77,9 +79,11 @@ class Pictures(NamedTuple):
 
 
 def forward_losses(
-    generator: nn.Module, discriminator: nn.Module, batch: Batch, config: Config, precision: Precision
+    generator: nn.Module, discriminator: nn.Module | None, batch: Batch, config: Config, precision: Precision
 ) -> tuple[Losses, Pictures]:
     """Run both networks on a batch and compare.
+
+    Without a discriminator its three losses are 0.
 
     The discriminators run once, on real and generated audio in one batch, and both sides take their losses from
     that run: real features are computed once, and they are compared with generated features of the same weights.
@@ -94,12 +98,17 @@ def forward_losses(
     real_mel = mel_of_spec(slice_segments(batch.spec, out.ids_slice, segment), config.data)
     generated_mel = mel_of_audio(generated[:, 0], config.data)
 
-    with precision.autocast():
-        judged_real, judged_generated = discriminator(real, generated)
+    disc = gen = fm = torch.zeros((), device=generated.device)
+    if discriminator is not None:
+        with precision.autocast():
+            judged_real, judged_generated = discriminator(real, generated)
+        disc = discriminator_loss(judged_real.scores, judged_generated.scores)[0]
+        gen = generator_loss(judged_generated.scores)[0]
+        fm = feature_loss(judged_real.features, judged_generated.features)
     losses = Losses(
-        disc=discriminator_loss(judged_real.scores, judged_generated.scores)[0],
-        gen=generator_loss(judged_generated.scores)[0],
-        fm=feature_loss(judged_real.features, judged_generated.features),
+        disc=disc,
+        gen=gen,
+        fm=fm,
         mel=config.train.c_mel * F.l1_loss(real_mel, generated_mel),
         kl=config.train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.spec_mask),
         lf0=F.mse_loss(out.pred_lf0.float(), out.lf0.float()),  # 0 without automatic f0 prediction
@@ -125,8 +134,17 @@ class Networks:
         return Player("G", self.generator, self.optimizer_g), Player("D", self.discriminator, self.optimizer_d)
 
 
-def build_networks(config: Config, ranks: Ranks, model_dir: Path) -> tuple[Networks, Progress, list[str]]:
-    """Make the networks, fill them from the newest checkpoint or the base model, and wrap them for training."""
+def build_networks(
+    config: Config, ranks: Ranks, model_dir: Path, base_dir: Path | None = None
+) -> tuple[Networks, Progress, list[str]]:
+    """Make the networks, fill them from the newest checkpoint or a base model, and wrap them for training.
+
+    Args:
+        base_dir: where the base model lies that serves where ``model_dir`` holds no pair; None is none.
+
+    Returns:
+        The networks, where the run goes on, and notes for the user.
+    """
     torch.manual_seed(config.train.seed)  # the same random weights on every rank
     generator = SynthesizerTrn(config.spec_channels, config.segment_frames, **config.model.model_dump())
     discriminator = MultiPeriodDiscriminator(config.model.use_spectral_norm, width=config.model.discriminator_width)
@@ -144,33 +162,45 @@ def build_networks(config: Config, ranks: Ranks, model_dir: Path) -> tuple[Netwo
     ]
     bare = Networks(generator, discriminator, generator, discriminator, *optimizers)
     progress, notes = restore(model_dir, bare.players)
+    if checkpoint.latest_pair(model_dir) is None:
+        notes.append(base_model.start(base_dir, config, generator, discriminator))
     wrapped = Networks(generator, discriminator, ranks.wrap(generator), ranks.wrap(discriminator), *optimizers)
     return wrapped, progress, notes
 
 
 def train_step(
-    networks: Networks, batch: Batch, config: Config, precision: Precision, measure: bool
+    networks: Networks,
+    batch: Batch,
+    config: Config,
+    precision: Precision,
+    measure: bool,
+    adversarial: bool = True,
 ) -> tuple[Losses, Pictures, dict[str, Tensor]]:
-    """One update of both networks; with ``measure`` also the norms of their gradients."""
-    losses, pictures = forward_losses(
-        networks.trained_generator, networks.trained_discriminator, batch, config, precision
-    )
+    """One update of both networks; with ``measure`` also the norms of their gradients.
+
+    Where it is not ``adversarial``, the discriminators are left as they are.
+    """
+    discriminator = networks.trained_discriminator if adversarial else None
+    losses, pictures = forward_losses(networks.trained_generator, discriminator, batch, config, precision)
     scaler = precision.scaler
-    optimizer_g, optimizer_d = networks.optimizer_g, networks.optimizer_d
-    optimizer_g.zero_grad(set_to_none=True)
-    optimizer_d.zero_grad(set_to_none=True)
+    optimizers = {"grad_norm_g": networks.optimizer_g}
+    if adversarial:
+        optimizers["grad_norm_d"] = networks.optimizer_d
+    for optimizer in optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
     # Naming the inputs keeps each loss to its own side: the discriminators get no gradient from the generator's
     # loss (none is computed, none is reduced over the ranks), and the other way round.
-    scaler.scale(losses.disc).backward(inputs=list(networks.discriminator.parameters()), retain_graph=True)
+    if adversarial:
+        scaler.scale(losses.disc).backward(inputs=list(networks.discriminator.parameters()), retain_graph=True)
     scaler.scale(losses.generator_total).backward(inputs=list(networks.generator.parameters()))
     norms = {}
     if measure:
-        for name, optimizer in (("grad_norm_g", optimizer_g), ("grad_norm_d", optimizer_d)):
+        for name, optimizer in optimizers.items():
             scaler.unscale_(optimizer)
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             norms[name] = torch.nn.utils.get_total_norm(gradients)
-    scaler.step(optimizer_d)
-    scaler.step(optimizer_g)
+    for optimizer in optimizers.values():
+        scaler.step(optimizer)
     scaler.update()
     return losses, pictures, norms
 
@@ -241,7 +271,7 @@ def train(config_path: Path, model_dir: Path, options: Options, ranks: Ranks) ->
     config = load_config(config_path)
     loader, sampler, validation = make_loader(config, ranks, options)
     model_dir.mkdir(parents=True, exist_ok=True)
-    networks, progress, notes = build_networks(config, ranks, model_dir)
+    networks, progress, notes = build_networks(config, ranks, model_dir, options.base_dir)
     precision = Precision(options.precision or config_precision(config), ranks.device)
     if progress.step:
         refuse_swapped_speakers(config, model_dir)
@@ -294,7 +324,10 @@ class Run(TrainingRun[Batch, tuple[Pictures, dict[str, Tensor]]]):
         return exponential_rate(train.learning_rate, train.lr_decay, self.progress.epoch, train.warmup_epochs)
 
     def train_step(self, batch: Batch, measure: bool) -> tuple[Tensor, tuple[Pictures, dict[str, Tensor]]]:
-        losses, pictures, norms = train_step(self.networks, batch, self.config, self.precision, measure)
+        adversarial = self.progress.step > self.config.train.adversarial_after
+        losses, pictures, norms = train_step(
+            self.networks, batch, self.config, self.precision, measure, adversarial
+        )
         return torch.stack([*losses, losses.generator_total]), (pictures, norms)
 
     def report(

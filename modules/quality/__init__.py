@@ -1,0 +1,1 @@
+"""What ``benchmarks/quality.py`` does: convert, judge, and write the report."""
