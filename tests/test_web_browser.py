@@ -17,6 +17,7 @@ from modules import checkpoint
 from tests.standin_voice import RATE
 from tests.web_server import SPEECH_HOST, WebServer, launched_browser, make_home, write_song
 
+SHOTS = os.environ.get("SCREENSHOTS")  # the folder that pictures of the page are wanted in
 PATIENCE = int(os.environ.get("PATIENCE", "60000"))
 
 
@@ -97,6 +98,15 @@ class Visitor:
         number.fill(str(value))
         number.blur()
         self.page.wait_for_timeout(300)
+
+    def take_picture(self, name: str) -> None:
+        """For docs/images, where they are asked for."""
+        if SHOTS is not None:
+            from PIL import Image
+
+            self.page.wait_for_timeout(500)
+            picture = Image.open(io.BytesIO(self.page.screenshot(full_page=True)))
+            picture.convert("RGB").quantize(128).save(Path(SHOTS) / f"{name}.png", optimize=True)
 
     def message(self) -> str:
         """The text of the message that has appeared."""
@@ -382,6 +392,7 @@ def test_nothing_sticks_out_of_the_screen(visit: Callable[..., Visitor], server:
         visitor.tab(tab)
         visitor.page.wait_for_timeout(300)
         assert visitor.page.evaluate("document.scrollingElement.scrollWidth") <= width, tab
+        visitor.take_picture(f"{tab.split()[0].lower()}{'' if width > 1000 else '-narrow'}")
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
