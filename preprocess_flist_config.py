@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tiny", action="store_true", help="the smaller model for real-time conversion")
     size.add_argument("--micro", action="store_true", help="a model small enough to train without a GPU")
+    parser.add_argument("-m", "--model", default="44k", help="the diffusion model will be in logs/<model>/diffusion")
     parser.add_argument("--seed", type=int, default=1234, help="decides which clips validate")
     parser.add_argument("--config", type=Path, default=Path("configs/config.json"), help="config to write")
     parser.add_argument(
@@ -53,6 +54,7 @@ def make_lists_and_configs(args: argparse.Namespace) -> int:
         config, encoder=encoder.name, width=encoder.width, tiny=args.tiny, micro=args.micro, vol_aug=args.vol_aug
     )
     work.match_diffusion(diffusion, config)
+    diffusion.env.expdir = f"logs/{args.model}/diffusion"
     work.set_speakers(config, diffusion, ids)
     work.set_lists(config, diffusion, args.train_list, args.val_list)
 
