@@ -158,6 +158,21 @@ def test_a_folder_is_put_together_by_speaker_and_copies_are_named(tmp_path) -> N
     assert alice.pitch.range[1] > 1.5 * examine(MAN).pitch.range[1]
 
 
+def test_the_json_holds_all_of_the_report(tmp_path) -> None:
+    written(tmp_path / "alice" / "a.wav", song())
+    written(tmp_path / "alice" / "silent.wav", np.zeros(RATE))
+    (tmp_path / "bob").mkdir()
+    (tmp_path / "bob" / "broken.flac").write_bytes(b"no audio")
+    (tmp_path / "stray.txt").write_text("")
+    report = whole(tmp_path)
+    again = RecordingsReport.from_json(report.to_json())
+    assert again.to_json() == report.to_json()
+    assert again.speakers[0].pitch == report.speakers[0].pitch and again.left_out == report.left_out
+    assert list(map(str, problem_groups(again))) == list(map(str, problem_groups(report)))
+    with pytest.raises(UserError, match="no report"):
+        RecordingsReport.from_json("[]")
+
+
 def test_pitches_of_several_files_add_up() -> None:
     low, high = PitchCounts.of(np.full(100, 110.0)), PitchCounts.of(np.array([440.0] * 300 + [0.0] * 50))
     both = low + high
@@ -173,7 +188,7 @@ def test_the_command_line_prints_the_report_and_writes_json_and_nothing_else(tmp
     flags = ["--in_dir", str(raw), "--out_dir2", str(tmp_path / "out"), "--num_processes", "1"]
     assert resample.main([*flags, "--report", str(tmp_path / "report.json")]) == 1
     text = capsys.readouterr().out
-    assert "alice" in text and "b.wav holds samples that are not numbers" in text
+    assert "alice" in text and "b.wav holds 1 samples that are not numbers" in text
     speaker = json.loads((tmp_path / "report.json").read_text())["speakers"][0]
     assert speaker["seconds"] == pytest.approx(6.0) and speaker["files"][0]["lufs"] == pytest.approx(
         loudness(song(), RATE), abs=0.01

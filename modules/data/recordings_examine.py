@@ -99,7 +99,6 @@ class _Listener:
 
     def __init__(self) -> None:
         self.samples = self.rate = self.channels = self.not_finite = 0
-        self.first_not_finite = 0.0  # seconds
         self.clipping: list[_Clipping] = []
         self.loudness: list[tuple[float, float]] = []
         self.power_of_channels = self.power_of_mix = 0.0
@@ -131,8 +130,6 @@ class _Listener:
         finite = np.isfinite(block)
         if finite.all():
             return block
-        if not self.not_finite:
-            self.first_not_finite = (self.samples + int(np.argmin(finite.all(axis=1)))) / self.rate
         self.not_finite += int(np.count_nonzero(~finite))
         return np.where(finite, block, 0)
 
@@ -196,12 +193,12 @@ def _pitch_of(mono: np.ndarray, rate: int) -> np.ndarray:
 
 def _problems(file: FileReport, listener: _Listener) -> Iterator[Problem]:
     if listener.not_finite:
-        yield Problem("not_finite", f"{listener.not_finite}, first at {listener.first_not_finite:.2f} s")
+        yield Problem("not_finite", str(listener.not_finite))
         return
     mix_db = _decibel(listener.power_of_mix, listener.power_of_channels)
     cancelled = file.channels > 1 and mix_db < CANCELLED_DB
     if cancelled:
-        yield Problem("out_of_phase", f"{-mix_db:.0f} dB" if math.isfinite(mix_db) else "endlessly")
+        yield Problem("out_of_phase", f"{-mix_db:.0f} dB" if math.isfinite(mix_db) else "∞ dB")
     if listener.top <= SILENCE:
         yield Problem("silent")
         return

@@ -10,10 +10,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from modules.errors import UserError
 
 _BINS_A_SEMITONE = 4
 _LOWEST_NOTE = 24  # MIDI; 32.7 Hz
@@ -22,7 +25,7 @@ _N_BINS = 84 * _BINS_A_SEMITONE  # to MIDI 108
 # What each kind of problem means; {} is its detail. The first ones make a file useless.
 UNUSABLE = {
     "unreadable": "cannot be read: {}",
-    "not_finite": "holds samples that are not numbers ({}); export it again",
+    "not_finite": "holds {} samples that are not numbers; export it again",
     "silent": "holds nothing but silence",
     "too_short": "is only {} long; clips under 0.3 s are left out",
 }
@@ -179,27 +182,79 @@ class RecordingsReport:
         return [file for speaker in self.speakers for file in speaker.files]
 
     def to_json(self) -> str:
-        """All of it, with null for what is not finite."""
-        speakers = []
-        for speaker in self.speakers:
-            low, middle, high = speaker.pitch.range
-            speakers.append(
-                {
-                    "name": speaker.name,
-                    "seconds": speaker.seconds,
-                    "sound_seconds": speaker.sound_seconds,
-                    "clips": speaker.clips,
-                    "f0_hz": {"5%": low, "50%": middle, "95%": high},
-                    "lufs": speaker.lufs,
-                    "silence_share": speaker.silence_share,
-                    "sample_rates": speaker.sample_rates,
-                    "problems": [asdict(problem) for problem in speaker.problems],
-                    "files": [_file_values(file) for file in speaker.files],
-                }
-            )
-        left_out = [{"path": str(path), "reason": why} for path, why in self.left_out]
-        content = {"folder": str(self.folder), "speakers": speakers, "left_out": left_out}
+        """All of it; null stands for a level of silence and for an endless distance to the noise."""
+        content = {
+            "folder": self.folder.as_posix(),
+            "speakers": [_speaker_values(speaker) for speaker in self.speakers],
+            "left_out": [{"path": path.as_posix(), "reason": why} for path, why in self.left_out],
+        }
         return json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RecordingsReport:
+        """What to_json wrote. Raises UserError where it is something else."""
+        try:
+            content = json.loads(text)
+            speakers = tuple(_speaker_from(values) for values in content["speakers"])
+            left_out = tuple((Path(row["path"]), str(row["reason"])) for row in content["left_out"])
+            return cls(Path(content["folder"]), speakers, left_out)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"this is no report on recordings: {error!r}", "", "make the report again") from None
+
+
+def _speaker_values(speaker: SpeakerReport) -> dict[str, object]:
+    return {
+        "name": speaker.name,
+        "seconds": speaker.seconds,
+        "sound_seconds": speaker.sound_seconds,
+        "clips": speaker.clips,
+        "f0_hz": _range_values(speaker.pitch),
+        "lufs": speaker.lufs,
+        "silence_share": speaker.silence_share,
+        "sample_rates": speaker.sample_rates,
+        "problems": [asdict(problem) for problem in speaker.problems],
+        "files": [_file_values(file) for file in speaker.files],
+    }
+
+
+def _file_values(file: FileReport) -> dict[str, object]:
+    counts = enumerate(file.pitch.counts)
+    frames = {f"{_LOWEST_NOTE + index / _BINS_A_SEMITONE:g}": count for index, count in counts if count}
+    values = {name: value for name, value in asdict(file).items() if name != "pitch"}
+    return {**values, "path": file.path.as_posix(), "f0_hz": _range_values(file.pitch), "frames_by_midi_note": frames}
+
+
+def _range_values(pitch: PitchCounts) -> dict[str, float]:
+    return dict(zip(("5%", "50%", "95%"), pitch.range, strict=True))
+
+
+def _speaker_from(values: dict[str, Any]) -> SpeakerReport:
+    files = tuple(_file_from(file) for file in values["files"])
+    return SpeakerReport(str(values["name"]), files, tuple(Problem(**problem) for problem in values["problems"]))
+
+
+def _file_from(values: dict[str, Any]) -> FileReport:
+    counts = [0] * _N_BINS
+    for note, count in values["frames_by_midi_note"].items():
+        counts[round((float(note) - _LOWEST_NOTE) * _BINS_A_SEMITONE)] = int(count)
+    missing: dict[str, Any] = {"peak_db": -math.inf, "lufs": -math.inf, "noise_floor_db": -math.inf, "snr_db": math.inf}
+    plain = {field.name for field in fields(FileReport)} - {"path", "pitch", "problems"}
+    return FileReport(
+        path=Path(values["path"]),
+        pitch=PitchCounts(tuple(counts)),
+        problems=tuple(Problem(**problem) for problem in values["problems"]),
+        **{name: missing[name] if values[name] is None else values[name] for name in plain},
+    )
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
 
 
 def mean_lufs(parts: Sequence[tuple[float, float]]) -> float:
@@ -211,23 +266,6 @@ def mean_lufs(parts: Sequence[tuple[float, float]]) -> float:
         return heard[0][0]
     energy = sum(10 ** (lufs / 10) * seconds for lufs, seconds in heard)
     return 10 * math.log10(energy / sum(seconds for _, seconds in heard))
-
-
-def _file_values(file: FileReport) -> dict[str, object]:
-    values = asdict(file)
-    low, middle, high = file.pitch.range
-    values |= {"path": str(file.path), "pitch": {"5%": low, "50%": middle, "95%": high}}
-    return values
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value
 
 
 def table_rows(report: RecordingsReport) -> Iterator[tuple[str, ...]]:
