@@ -33,8 +33,8 @@ TABS = (
 
 def build_page(studio: Studio, language: Language) -> gr.Blocks:
     """The whole page in one language."""
-    page = Page(studio, language)
-    with gr.Blocks(title=page.say(Common.TITLE), analytics_enabled=False) as blocks:
+    with gr.Blocks(title=Common.TITLE.say(language), analytics_enabled=False) as blocks:
+        page = Page(studio, language, blocks)
         _build_head(page)
         with gr.Tabs(elem_id="tabs"):
             for tab in TABS:

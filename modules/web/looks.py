@@ -13,6 +13,23 @@ CSS = """
 .head { display: flex; align-items: baseline; justify-content: space-between; gap: 1rem; flex-wrap: wrap; }
 .head h1 { font-size: 1.4rem; margin: 0.2rem 0; }
 footer { display: none !important; }
+h3 { margin: 0.4rem 0; }
+p.mild { color: var(--body-text-color-subdued); font-size: 0.85rem; margin: 0.15rem 0; }
+p.good { color: #0f766e; font-size: 0.9rem; margin: 0.15rem 0; }
+p.warn { color: #b45309; font-size: 0.9rem; margin: 0.15rem 0; }
+p.bad { color: #b91c1c; font-size: 0.9rem; margin: 0.15rem 0; }
+.close { align-items: end; }
+.queue .song { display: grid; grid-template-columns: minmax(6rem, 1fr) 2fr minmax(5rem, auto); gap: 0.3rem 0.8rem;
+  align-items: center; padding: 0.25rem 0; }
+.queue .song p { grid-column: 1 / -1; }
+.queue .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.queue .bar { height: 0.5rem; border-radius: 0.25rem; background: var(--border-color-primary); overflow: hidden; }
+.queue .bar i { display: block; height: 100%; background: #0d9488; }
+.queue .failed .bar i { background: #b91c1c; }
+.queue .cancelled .bar i { background: #94a3b8; }
+.mix-drawing { width: 100%; height: 7rem; border: 1px solid var(--border-color-primary); border-radius: 0.4rem; }
+.mix-legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1rem; font-size: 0.85rem; }
+.mix-legend i { display: inline-block; width: 0.8rem; height: 0.8rem; border-radius: 0.2rem; margin-right: 0.3rem; }
 """
 
 SCRIPT = """<script>

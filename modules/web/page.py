@@ -28,10 +28,12 @@ class Page:
     Attributes:
         studio: what all pages share.
         language: of every text on it.
+        blocks: the page itself, for what is to happen when it is loaded.
     """
 
     studio: Studio
     language: Language
+    blocks: gr.Blocks
 
     def say(self, text: Text, **values: object) -> str:
         """A text in the language of the page."""
