@@ -226,9 +226,7 @@ def _decibel(power: float, reference: float) -> float:
     return 10 * math.log10(power / reference) if power > 0 else -math.inf
 
 
-def summarise(
-    folder: Path, files: Sequence[FileReport], left_out: Sequence[tuple[Path, str]] = ()
-) -> RecordingsReport:
+def summarise(folder: Path, files: Sequence[FileReport], left_out: Sequence[tuple[Path, str]] = ()) -> RecordingsReport:
     """Put the files together by speaker, and see what only shows beside the others: copies, levels, amounts."""
     first: dict[str, FileReport] = {}
     speakers: dict[str, list[FileReport]] = {}

@@ -82,9 +82,7 @@ class Jobs:
         """Where the records of a model lie."""
         return self.logs / model / FOLDER
 
-    def start(
-        self, model: str, jobs: Sequence[tuple[str, Sequence[str]]], exclusive: Sequence[str] = ()
-    ) -> None:
+    def start(self, model: str, jobs: Sequence[tuple[str, Sequence[str]]], exclusive: Sequence[str] = ()) -> None:
         """Run commands one after the other.
 
         Args:
@@ -175,9 +173,7 @@ class Jobs:
             return Status(step, "never")
         state = self._state(record, folder)
         progress = read_progress(self.log(model, step)) if state in ("running", "stopping") else None
-        return Status(
-            step, state, tuple(record.command), record.started, record.ended, record.code, progress
-        )
+        return Status(step, state, tuple(record.command), record.started, record.ended, record.code, progress)
 
     def _state(self, record: Record, folder: Path) -> State:
         if record.ended is not None:
