@@ -33,13 +33,16 @@ class SongBox:
                 self.files = gr.File(
                     file_count="multiple",
                     file_types=sorted(AUDIO_EXTENSIONS),
-                    label=say(Convert.FILES_HELP),
+                    label=say(Convert.FILES),
+                    height=150,
                     elem_id="convert-files",
                 )
+                gr.HTML(f'<p class="mild">{say(Convert.FILES_HELP)}</p>')
             with gr.Tab(say(Convert.MICROPHONE), id="microphone") as microphone_tab:
                 self.microphone = gr.Audio(
                     sources=["microphone"],
                     type="filepath",
+                    buttons=[],
                     label=say(Convert.MICROPHONE_LABEL),
                     elem_id="convert-microphone",
                 )
@@ -69,7 +72,7 @@ class SongBox:
             rate = gr.Slider(-50, 50, value=0, step=5, label=say(Convert.SPEECH_RATE), elem_id="convert-speech-rate")
         make = gr.Button(say(Convert.SPEECH_MAKE), elem_id="convert-speech-make")
         self.spoken = gr.Audio(
-            label=say(Convert.SPEECH_RESULT), interactive=False, visible=False, elem_id="convert-spoken"
+            label=say(Convert.SPEECH_RESULT), interactive=False, buttons=[], visible=False, elem_id="convert-spoken"
         )
         self.speech_state = gr.HTML(f'<p class="mild">{say(Convert.SPEECH_NOTE)}</p>', elem_id="convert-speech-state")
         make.click(self.page.guarded(self._speak), [self.text, voice, rate], [self.spoken, self.speech_state])

@@ -65,7 +65,10 @@ p.bad { color: #b91c1c; font-size: 0.9rem; margin: 0.15rem 0; }
 }
 """
 
-SCRIPT = """<script>
+SCRIPT = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
+%3Ccircle cx='8' cy='8' r='8' fill='%230d9488'/%3E%3Cpath d='M4 8h1V6h1v5h1V4h1v8h1V5h1v5h1V7h1v1' fill='none' \
+stroke='white'/%3E%3C/svg%3E">
+<script>
 for (const [name, value] of [["language", "LOCALE"], ["languages", ["LOCALE"]]])
   Object.defineProperty(navigator, name, {get: () => value});
 document.documentElement.lang = "LOCALE";
@@ -74,7 +77,8 @@ document.documentElement.lang = "LOCALE";
 
 def theme() -> gr.themes.Base:
     """A plain theme that loads no font from anywhere."""
-    return gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=SANS, font_mono=MONO)
+    plain = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=SANS, font_mono=MONO)
+    return plain.set(body_background_fill="*neutral_50", block_label_background_fill="*background_fill_primary")
 
 
 def head(language: Language) -> str:

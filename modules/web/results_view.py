@@ -23,21 +23,41 @@ class ResultsBox:
         )
         with gr.Column(visible=False, elem_id="result-box") as self.box:
             with gr.Row():
-                self.audio = gr.Audio(label=say(Convert.RESULT), interactive=False, elem_id="result-audio")
-                self.source = gr.Audio(label=say(Convert.SOURCE), interactive=False, elem_id="result-source")
+                self.audio = gr.Audio(label=say(Convert.RESULT), interactive=False, buttons=[], elem_id="result-audio")
+                self.source = gr.Audio(
+                    label=say(Convert.SOURCE), interactive=False, buttons=[], elem_id="result-source"
+                )
             with gr.Row():
                 self.downloads = [
                     gr.DownloadButton(say(Convert.DOWNLOAD, kind=kind), size="sm", elem_id=f"result-{kind}")
                     for kind in DOWNLOADS
                 ]
             self.saved = gr.HTML(elem_id="result-saved")
+            gr.HTML(f'<p class="mild">{say(Convert.PICTURE)}</p>')
             self.picture = gr.Image(
-                label=say(Convert.PICTURE), interactive=False, type="filepath", elem_id="result-picture"
+                show_label=False,
+                interactive=False,
+                type="filepath",
+                buttons=["download", "fullscreen"],
+                elem_id="result-picture",
             )
             with gr.Accordion(say(Convert.USED), open=False, elem_id="result-used"):
-                self.mix = gr.Code(label=say(Convert.COMMAND_MIX), language="python", visible=False, interactive=False)
+                self.mix = gr.Code(
+                    label=say(Convert.COMMAND_MIX),
+                    language="python",
+                    lines=1,
+                    wrap_lines=True,
+                    visible=False,
+                    interactive=False,
+                    elem_id="result-mix",
+                )
                 self.command = gr.Code(
-                    label=say(Convert.COMMAND), language="shell", interactive=False, elem_id="result-command"
+                    label=say(Convert.COMMAND),
+                    language="shell",
+                    lines=1,
+                    wrap_lines=True,
+                    interactive=False,
+                    elem_id="result-command",
                 )
                 gr.HTML(f'<p class="mild">{say(Convert.COMMAND_SONG)}</p>')
         outputs = [

@@ -9,6 +9,7 @@ import numpy as np
 
 from modules.audio.io import stream_audio
 from modules.config import Config
+from modules.data.f0_ranges import KEY, note_range
 
 RATE = 44100
 BLOCK_SECONDS = 10.0  # the server does nothing else while Praat listens to a block
@@ -33,20 +34,12 @@ def song_range(path: Path) -> Range | None:
         heard += len(block) / RATE
         if heard > LISTEN_SECONDS:
             break
-    return percentiles(np.concatenate(voiced))
-
-
-def percentiles(voiced: np.ndarray) -> Range | None:
-    """Hz of the lowest and the highest note among voiced frames [T]."""
-    if len(voiced) < 10:
-        return None
-    low, high = np.percentile(voiced, [2, 98])
-    return float(low), float(high)
+    return note_range(np.concatenate(voiced))
 
 
 def trained_range(config: Config, speaker: str) -> Range | None:
     """What the config says of a speaker's recordings; None where it says nothing."""
-    ranges = (config.model_extra or {}).get("f0_range")
+    ranges = (config.model_extra or {}).get(KEY)
     entry = ranges.get(speaker) if isinstance(ranges, dict) else None
     if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(edge, (int, float)) for edge in entry):
         return None

@@ -264,6 +264,7 @@ def _load(options: ModelOptions, pretrain: Path) -> tuple[Svc, VoiceFacts]:
 
 
 def _answer(svc: Svc, job: Job, pipe: Connection, cancel: _Flag) -> Outcome | Problem | None:
+    from modules.data.f0_ranges import note_range
     from modules.inference.svc import Cancelled
 
     start = time.monotonic()
@@ -284,7 +285,7 @@ def _answer(svc: Svc, job: Job, pipe: Connection, cancel: _Flag) -> Outcome | Pr
             return None
         if job.picture is not None:
             _draw(svc, job, report.f0)
-        return Outcome(report.seconds, elapsed, tuple(report.warnings), song_range(report.f0), copies)
+        return Outcome(report.seconds, elapsed, tuple(report.warnings), note_range(report.f0[report.f0 > 0]), copies)
     except Cancelled:
         return None
     except Exception as error:
@@ -320,14 +321,3 @@ def _f0_of(svc: Svc, path: Path) -> np.ndarray:
         contour = svc.pitch.contour(spool.read, frames, spool.length, options, lambda: None)
     track: np.ndarray = contour.f0 * contour.uv
     return track
-
-
-def song_range(f0: np.ndarray) -> tuple[float, float] | None:
-    """Hz of the lowest and the highest note of a melody [T], strays at both ends left out."""
-    import numpy as np
-
-    voiced = f0[f0 > 0]
-    if len(voiced) < 10:
-        return None
-    low, high = np.percentile(voiced, [2, 98])
-    return float(low), float(high)
