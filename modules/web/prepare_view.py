@@ -67,7 +67,8 @@ def show_step(page: Page, desk: PrepareDesk, model: str, step: str, states: Mapp
     if step in Steps.HELP:
         places = {"dataset": html.escape(str(project.dataset)), "logs": html.escape(str(project.logs))}
         title += f'<p class="mild">{page.say(Steps.HELP[step], **places)}</p>'
-    return f'{title}<div data-state="{status.state}">{_state(page, desk, model, status, states)}</div>'
+    shown = _state(page, desk, model, status, states)
+    return f'{title}<div data-state="{status.state}" data-started="{status.started or 0:.3f}">{shown}</div>'
 
 
 def _state(page: Page, desk: PrepareDesk, model: str, status: Status, states: Mapping[str, Status]) -> str:
