@@ -1,7 +1,8 @@
-"""The tab that prepares and trains, used as a person would in a headless Chromium: from recordings to a released voice."""
+"""The tab that prepares and trains, as a person uses it in a headless Chromium: from recordings to a released voice."""
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -142,20 +143,19 @@ def test_recordings_are_uploaded_and_examined(browser: Any, server: WebServer, h
     report = tab["prepare-report"]
     report.locator("table").wait_for()
     rows = [row.text_content() for row in report.locator("tbody tr").all()]
-    assert [row[:5] for row in rows] == ["alice", "bob4", "carol"] or len(rows) == 3
+    assert [row.split()[0].rstrip("0123456789.")[:5] for row in rows] == ["alice", "bob", "carol"]
     assert "broken.wav" in report.text_content() and "is clipped" in report.text_content()
     tab.shot("report_1280")
     chinese = Tab(browser, server.url, width=390, language="zh")
     chinese["prepare-report"].locator("table").wait_for()
-    assert "有削波" in chinese["prepare-report"].text_content() and "说话人" in chinese["prepare-speakers"].text_content()
+    assert "有削波" in chinese["prepare-report"].text_content()
+    assert "说话人" in chinese["prepare-speakers"].text_content()
     assert chinese.page.evaluate("document.documentElement.scrollWidth") <= 390
     chinese.shot("report_390_zh")
     assert not tab.errors and not chinese.errors
 
 
-def test_a_voice_is_prepared_trained_watched_stopped_and_released(
-    browser: Any, server: WebServer, home: Path
-) -> None:
+def test_a_voice_is_prepared_trained_watched_stopped_and_released(browser: Any, server: WebServer, home: Path) -> None:
     tab = Tab(browser, server.url)
     tab.fill("prepare-model", MODEL)
     tab["prepare-speakers"].get_by_label("carol").uncheck()
@@ -235,8 +235,6 @@ def heard(tab: Tab, name: str) -> float:
         return 0.0
     answer = tab.page.request.get(source if source.startswith("http") else tab.url + source.lstrip("/"))
     assert answer.ok
-    import io
-
     audio, rate = soundfile.read(io.BytesIO(answer.body()))
     assert np.isfinite(audio).all()
     return len(audio) / rate

@@ -265,7 +265,7 @@ def _decoded_by_ffmpeg(source: Source, name: object, error: Exception) -> Iterat
         result = subprocess.run([*command, str(target)], capture_output=True, text=True, errors="replace")
         if result.returncode != 0 or not target.is_file():
             first = (result.stderr.strip().splitlines() or [f"ffmpeg ended with {result.returncode}"])[0]
-            detail = re.sub(r"^(\[[^]]*\]\s*)+", "", first)
+            detail = re.sub(r"^(\[[^]]*\]\s*)+", "", first).replace(f"file:{Path(source).resolve()}: ", "")
             raise UserError(f"cannot be read as audio ({detail})", name, "convert it to wav or flac") from None
         yield target
 

@@ -24,7 +24,7 @@ _N_BINS = 84 * _BINS_A_SEMITONE  # to MIDI 108
 
 # What each kind of problem means; {} is its detail. The first ones make a file useless.
 UNUSABLE = {
-    "unreadable": "cannot be read: {}",
+    "unreadable": "cannot be used: {}",
     "not_finite": "holds {} samples that are not numbers; export it again",
     "silent": "holds nothing but silence",
     "too_short": "is only {} long; clips under 0.3 s are left out",

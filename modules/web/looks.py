@@ -43,8 +43,10 @@ p.bad { color: #b91c1c; font-size: 0.9rem; margin: 0.15rem 0; }
   border-radius: 0.3rem; max-height: 20rem; overflow-y: auto; }
 #prepare-speakers .wrap { max-height: 12rem; overflow-y: auto; }
 .prepare-report { width: 100%; border-collapse: collapse; font-size: 0.9rem; }
-.prepare-report th, .prepare-report td { text-align: right; padding: 0.25rem 0.5rem;
-  border-bottom: 1px solid var(--border-color-primary); }
+.prepare-report th, .prepare-report td { text-align: right; padding: 0.25rem 0.5rem; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.prepare-report, .prepare-report tr { border: 0 !important; }
+#prepare-report p { overflow-wrap: anywhere; }
 .prepare-report th:first-child, .prepare-report td:first-child { text-align: left; font-weight: 600; }
 .prepare-report th { font-weight: normal; color: var(--body-text-color-subdued); font-size: 0.8rem; }
 .prepare-charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 1rem; }

@@ -225,7 +225,7 @@ class Problems:
     """What the report finds; the English is that of the command line."""
 
     KINDS = {
-        "unreadable": Text(MEANINGS["unreadable"], "无法读取：{}"),
+        "unreadable": Text(MEANINGS["unreadable"], "无法使用：{}"),
         "not_finite": Text(MEANINGS["not_finite"], "含有 {} 个无效采样值（NaN），请重新导出"),
         "silent": Text(MEANINGS["silent"], "全是静音"),
         "too_short": Text(MEANINGS["too_short"], "只有 {}；短于 0.3 秒的片段会被略过"),
