@@ -34,7 +34,8 @@ def typed_lines(name: str) -> Iterator[str]:
     """The lines that a reader types: indented ones and `quoted` ones of a README, the ! lines of the notebook."""
     if name == NOTEBOOK:
         for cell in notebook_cells():
-            yield from (line[1:] for line in cell.splitlines() if line.startswith("!"))
+            whole = cell.replace("\\\n", " ")
+            yield from (line[1:] for line in whole.splitlines() if line.startswith("!"))
         return
     text = text_of(name)
     yield from (line.strip() for line in text.splitlines() if line.startswith("    "))
@@ -151,7 +152,8 @@ def test_the_notebook_is_valid_and_its_cells_are_python() -> None:
     nbformat.validate(notebook)
     assert all(not cell.get("outputs") for cell in notebook.cells)
     for cell in notebook_cells():
-        python = "\n".join("pass" if line.startswith(("!", "%")) else line for line in cell.splitlines())
+        lines = cell.replace("\\\n", " ").splitlines()
+        python = "\n".join("pass" if line.startswith(("!", "%")) else line for line in lines)
         compile(python, "cell", "exec")
 
 
