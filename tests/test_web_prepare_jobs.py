@@ -65,7 +65,8 @@ def test_another_model_has_files_of_its_own() -> None:
     assert arguments("resample", settings) == [
         *("resample.py", "--slice", "--out_dir2", "dataset/alice", "--speakers", "alice", "鈴木")
     ]
-    assert "configs/alice/config.json" in arguments("lists", settings)
+    lists = arguments("lists", settings)
+    assert "configs/alice/config.json" in lists and lists[-3:] == ["--speakers", "alice", "鈴木"]
     assert arguments("train", settings) == [
         *("train.py", "-c", "configs/alice/config.json", "-m", "alice", "-d", "cuda:1")
     ]
@@ -116,6 +117,14 @@ def test_every_flag_is_known_to_its_script(name: str, model: str) -> None:
 def test_what_no_form_can_hold_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(UserError):
         checked(**values)
+
+
+def test_no_model_lies_outside_of_the_logs(jobs: Jobs, tmp_path: Path) -> None:
+    (tmp_path / "evil" / "jobs").mkdir(parents=True)
+    for name in ("../evil", "..", "/etc", ""):
+        for action in (jobs.stop, jobs.is_held, jobs.folder):
+            with pytest.raises(UserError, match="cannot be the name of a model"):
+                action(name)
 
 
 # How it runs

@@ -16,6 +16,7 @@ from modules.web.prepare_steps import (
     Project,
     check_model_name,
     command,
+    is_model_name,
 )
 from modules.web.prepare_watch import Ear
 from modules.web.studio import Studio
@@ -62,11 +63,11 @@ class PrepareDesk:
         logs = self.studio.folder("logs")
         folders = [path for path in logs.iterdir() if path.is_dir()] if logs.is_dir() else []
         names = {path.name for path in folders if not path.name.startswith(".")}
-        return sorted({DEFAULT_MODEL, *(name for name in names if _is_name(name))})
+        return sorted({DEFAULT_MODEL, *(name for name in names if is_model_name(name))})
 
     def first_model(self) -> str:
         """The one that something runs for, else the one that was worked on last, else the default one."""
-        worked_on = [name for name in self.jobs.models() if _is_name(name)]
+        worked_on = self.jobs.models()
         running = [name for name in worked_on if self.jobs.is_held(name)]
         newest = sorted(worked_on, key=lambda name: self.jobs.folder(name).stat().st_mtime)
         return (running or newest[-1:] or [DEFAULT_MODEL])[0]
@@ -96,11 +97,3 @@ class PrepareDesk:
         there = [name for name in names if find(name, self.home / "pretrain")]
         missing = [name for name in names if name not in there]
         return there, missing, round(sum(weight_named(name).size for name in missing) / 1e6)
-
-
-def _is_name(name: str) -> bool:
-    try:
-        check_model_name(name)
-    except UserError:
-        return False
-    return True

@@ -19,6 +19,7 @@ from modules.cli import EXIT_OK, EXIT_SOME_FAILED
 from modules.errors import UserError
 from modules.files import write_text
 from modules.web.prepare_keeper import LOCK_NAME, STOP_NAME, Plan, Record, read_stops
+from modules.web.prepare_steps import check_model_name, is_model_name
 
 FOLDER = "jobs"  # in logs/<model>
 TAIL_BYTES = 64 * 1024
@@ -79,7 +80,8 @@ class Jobs:
         self._keepers: list[subprocess.Popen[bytes]] = []  # asked for their end, or they stay as zombies
 
     def folder(self, model: str) -> Path:
-        """Where the records of a model lie."""
+        """Where the records of a model lie. Raises UserError where that is no name of a model."""
+        check_model_name(model)
         return self.logs / model / FOLDER
 
     def start(self, model: str, jobs: Sequence[tuple[str, Sequence[str]]], exclusive: Sequence[str] = ()) -> None:
@@ -202,7 +204,8 @@ class Jobs:
 
     def models(self) -> list[str]:
         """Models with a folder of jobs."""
-        return sorted(path.parent.name for path in self.logs.glob(f"[!.]*/{FOLDER}") if path.is_dir())
+        folders = (path for path in self.logs.glob(f"[!.]*/{FOLDER}") if path.is_dir())
+        return sorted(path.parent.name for path in folders if is_model_name(path.parent.name))
 
     def log(self, model: str, step: str) -> list[str]:
         """The last lines that a step wrote."""

@@ -113,9 +113,14 @@ def checked(**values: object) -> PrepareSettings:
         raise UserError(f"{given!r} is no value of {where}", where, f"take {first['msg']}") from None
 
 
+def is_model_name(name: str) -> bool:
+    """Whether a name can be that of a folder in logs/."""
+    return bool(_MODEL.fullmatch(name)) and not name.endswith(".")
+
+
 def check_model_name(name: str) -> None:
     """Raises UserError where a name cannot be that of a folder in logs/."""
-    if not _MODEL.fullmatch(name) or name.endswith("."):
+    if not is_model_name(name):
         fix = "letters, digits, - _ and . are allowed, the first one a letter or digit; at most 64 characters"
         raise UserError(f"{name!r} cannot be the name of a model", "name of the model", fix)
 
@@ -239,6 +244,7 @@ def _lists(settings: PrepareSettings, project: Project) -> list[str]:
         *_unless("configs/config.json", "--config", project.config),
         *_unless("configs/diffusion.yaml", "--diffusion_config", project.diffusion_config),
         *_unless(DEFAULT_MODEL, "--model", settings.model),
+        *_of_speakers(settings),
     ]
 
 
