@@ -33,7 +33,9 @@ CHROMIUM_FLAGS = (
     "--use-fake-ui-for-media-stream",
 )
 START_SECONDS = 120
-# Python runs this file in every process of the server: it notes each address that a connection is made to.
+SPEECH_HOST = "speech.platform.bing.com"
+# Python runs this file in every process of the server. It notes each address that a connection is made to, and lets
+# nobody look up another machine, as where there is no internet.
 WATCH_CONNECTIONS = """
 import os, socket
 _connect, _connect_ex, _resolve = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
@@ -48,6 +50,8 @@ def connect_ex(self, address):
     return _connect_ex(self, address)
 def getaddrinfo(host, *rest, **more):
     _note((host,))
+    if host not in (None, "localhost", "127.0.0.1", "0.0.0.0", "::1"):
+        raise socket.gaierror(socket.EAI_NONAME, "no internet in this test")
     return _resolve(host, *rest, **more)
 socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo = connect, connect_ex, getaddrinfo
 """
@@ -101,19 +105,19 @@ class WebServer:
         return Path(self.log.name).read_text(encoding="utf-8")
 
     def connections(self) -> list[str]:
-        """Addresses that its processes have connected to, or looked up, other than this machine."""
+        """Addresses other than this machine that its processes connected to or looked up, but for text to speech."""
         lines = self.connections_file.read_text(encoding="utf-8") if self.connections_file.exists() else ""
-        local = ("127.0.0.1", "localhost", "::1", "'/", "b'", "b\"", "None")
+        local = ("127.0.0.1", "localhost", "::1", "'/", "b'", 'b"', "None")
         return [line for line in lines.splitlines() if not any(word in line for word in local)]
 
     def voices(self) -> list[int]:
         """Ids of the processes that hold a voice."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         found = []
-        for child in children.split():
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(int(child))
+                for child in (task / "children").read_text().split():
+                    if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        found.append(int(child))
         return found
 
     def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,8 +39,8 @@ def build_page(studio: Studio, language: Language) -> gr.Blocks:
         _build_head(page)
         with gr.Tabs(elem_id="tabs"):
             for tab in TABS:
-                with gr.Tab(page.say(tab.title), id=tab.name, elem_id=f"tab-{tab.name}"):
-                    tab.build(page)
+                with gr.Tab(page.say(tab.title), id=tab.name, elem_id=f"tab-{tab.name}") as opened:
+                    tab.build(dataclasses.replace(page, tab=opened))
         _build_foot(page)
         blocks.unload(studio.end_session)
     return blocks

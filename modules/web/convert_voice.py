@@ -55,6 +55,8 @@ class VoiceBox:
 
         listed = [self.model, self.problems]
         page.blocks.load(page.guarded(self._list), self.model, listed, show_progress="hidden")
+        if page.tab is not None:  # another tab may have made a model
+            page.tab.select(page.guarded(self._list), self.model, listed, show_progress="hidden")
         refresh.click(page.guarded(self._list), self.model, listed, show_progress="hidden")
         upload.upload(page.guarded(self._take_upload), upload, listed)
         load.click(page.guarded(self._load), set(self.inputs), self.state, concurrency_limit=8)

@@ -83,6 +83,6 @@ def theme() -> gr.themes.Base:
     return plain.set(body_background_fill="*neutral_50", block_label_background_fill="*background_fill_primary")
 
 
-def head(language: Language) -> str:
-    """A script that runs before Gradio's own: its words follow the language of the page, not of the browser."""
+def early_script(language: Language) -> str:
+    """HTML that comes before Gradio's scripts: its words follow the language of the page, not of the browser."""
     return SCRIPT.replace("LOCALE", LOCALES[language])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ class Page:
         studio: what all pages share.
         language: of every text on it.
         blocks: the page itself, for what is to happen when it is loaded.
+        tab: the tab that is being built, for what is to happen when it is opened.
     """
 
     studio: Studio
     language: Language
     blocks: gr.Blocks
+    tab: gr.Tab | None = None
 
     def say(self, text: Text, **values: object) -> str:
         """A text in the language of the page."""
@@ -86,8 +89,11 @@ class Page:
         return "<br>".join(parts)
 
     def _shorten(self, where: str) -> str:
-        """Paths of the server are its own business: only what lies in the folder of the user is named in full."""
-        return where.replace(f"{self.studio.scratch}/", "").replace(f"{self.studio.home}/", "")
+        """Of the server's own files only the name; what lies in the user's folder is named from there."""
+        scratch, home = f"{self.studio.scratch}{os.sep}", f"{self.studio.home}{os.sep}"
+        if where.startswith(scratch):
+            return where.rpartition(os.sep)[2]
+        return where.replace(home, "")
 
     def _show(self, error: Exception, args: tuple[Any, ...]) -> NoReturn:
         if isinstance(error, gr.Error):

@@ -29,7 +29,7 @@ def _row(page: Page, state: SongState) -> str:
 
 def _status(page: Page, state: SongState) -> str:
     if state.status == "running":
-        return page.say(Convert.RUNNING, percent=100 * state.share)
+        return f"{100 * state.share:.0f} %"
     if state.status == "done":
         return page.say(Convert.DONE, elapsed=state.elapsed)
     return page.say({"failed": Convert.FAILED, "cancelled": Convert.CANCELLED}.get(state.status, Convert.WAITING))

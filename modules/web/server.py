@@ -7,7 +7,9 @@ import contextlib
 import ipaddress
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator
@@ -83,6 +85,8 @@ def serve(settings: Settings) -> int:
         print(f"the page is at {address}", flush=True)
         if settings.open_browser:
             webbrowser.open(address)
+        # uvicorn closes down and then raises the signal once more, which must not end the process before its clean-up
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
         try:
             uvicorn.Server(config).run(sockets=[listener])

@@ -8,8 +8,9 @@ from gradio.routes import mount_gradio_app
 from starlette.requests import Request
 
 from modules.web.app import build_page
+from modules.web.early_script import EarlyScript
 from modules.web.gate import Gate
-from modules.web.looks import CSS, head, theme
+from modules.web.looks import CSS, theme
 from modules.web.studio import Studio
 from modules.web.texts import LANGUAGES, preferred_language
 
@@ -44,8 +45,8 @@ def build_site(studio: Studio, password: str | None, local_only: bool, max_uploa
             ssr_mode=False,
             theme=theme(),
             css=CSS,
-            head=head(language),
         )
+    app.add_middleware(EarlyScript)
     app.add_middleware(Gate, password=password, local_only=local_only, max_body=max_upload)
     return app
 

@@ -121,7 +121,6 @@ class Convert:
     BUSY = Text("This page is already converting.", "本页面正在转换。")
 
     WAITING = Text("waiting", "等待中")
-    RUNNING = Text("{percent:.0f} %", "{percent:.0f} %")
     DONE = Text("done in {elapsed:.1f} s", "完成，用时 {elapsed:.1f} 秒")
     FAILED = Text("failed", "失败")
     CANCELLED = Text("cancelled", "已取消")
