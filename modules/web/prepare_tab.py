@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import shlex
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from modules.web.prepare_watch import SAMPLES, newest, show_curves
 from modules.web.texts_prepare import Prepare, Steps
 
 TICK = 2.0  # seconds
+DOUBLE_CLICK = 4.0  # seconds in which a second stop is taken for the first one
 EXTRAS = ("index", "cluster", "train_diff")
 SHOWN = ("resample", "lists", "features", "train", *EXTRAS, "release")  # steps with a head of their own
 FIELDS = tuple(PrepareSettings.model_fields)
@@ -279,7 +281,10 @@ class PrepareTab:
         return run_steps
 
     def _stop(self, model: str, encoder: str, predictor: str, use_diff: bool, seen: Seen) -> list[Any]:
-        count = self.desk.jobs.stop((model or "").strip())
+        name = (model or "").strip()
+        asked = self.desk.jobs.folder(name) / STOP_NAME
+        again_at_once = read_stops(asked) and time.time() - _time_of(asked) < DOUBLE_CLICK
+        count = 1 if again_at_once else self.desk.jobs.stop(name)  # a double click must not lose what is trained
         if count == 1:
             gr.Info(self.page.say(Prepare.STOP_ASKED))
         elif not count:
