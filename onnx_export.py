@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modules.cli import make_parser, run
 
-PARTS = ("encoder", "f0", "rmvpe", "fcpe", "crepe", "auto-f0", "diffusion", "vocoder", "all")
+PARTS = ("encoder", "f0", "rmvpe", "fcpe", "crepe", "auto-f0", "diffusion", "vocoder", "cluster", "retrieval", "all")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,7 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=PARTS,
         default=[],
         help="what to export besides the generator: its speech encoder; f0 predictors (f0: all that are there); its "
-        "own pitch (-a); the diffusion model (diffusion.pt, diffusion.yaml) with its vocoder; the vocoder alone",
+        "own pitch (-a); the diffusion model (diffusion.pt, diffusion.yaml) with its vocoder; the vocoder alone "
+        "(--enhance); k-means centres (kmeans_10000.pt); the feature index (feature_and_index)",
     )
     parser.add_argument("-hf", "--half", action="store_true", help="most of the arithmetic in float16, for GPUs")
     parser.add_argument("--pretrain", type=Path, default=Path("pretrain"), help="the folder of the pretrained weights")

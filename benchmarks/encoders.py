@@ -119,7 +119,7 @@ def joint_difference(encoder: HubertEncoder, audio: Tensor, units: Tensor) -> fl
     plan = encoder.plan(units.shape[2])
     if len(plan) == 1:
         return None
-    whole = encoder.model([encoder.prepare(audio)])[0].T
+    whole = encoder.model(encoder.prepare(audio)[None])[0].T
     error = (units[0] - whole).norm(dim=0) / whole.norm(dim=0)
     joints = [(start + stop) // 2 for (_, stop), (start, _) in zip(plan, plan[1:], strict=False)]
     return float(torch.stack([error[joint - 25 : joint + 25].mean() for joint in joints]).max())
@@ -183,7 +183,7 @@ def plain_pass(name: str, folder: Path, device: str) -> Callable[[Tensor], Any]:
 def one_window(encoder: SpeechEncoder) -> Callable[[Tensor], Any]:
     """The encoder over the whole clip at once."""
     assert isinstance(encoder, HubertEncoder)
-    return lambda audio: encoder.model([encoder.prepare(audio)])
+    return lambda audio: encoder.model(encoder.prepare(audio)[None])
 
 
 def openai_pass(width: int, device: str) -> Callable[[Tensor], Any]:

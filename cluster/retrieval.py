@@ -17,10 +17,10 @@ import faiss
 import numpy as np
 
 from cluster import kmeans
+from cluster.neighbours import NEIGHBOURS, neighbour_weights
 from modules.errors import UserError
 from modules.files import atomic_path, write_text
 
-NEIGHBOURS = 8
 MAX_FRAMES = 200_000  # more frames than this are first reduced to REDUCED_FRAMES centres
 REDUCED_FRAMES = 10_000
 FRAMES_PER_CELL = 39  # faiss wants at least so many training points a cell
@@ -69,16 +69,6 @@ class SpeakerIndex:
         weights = neighbour_weights(distances)
         retrieved = np.einsum("tk,tkd->td", weights.astype(np.float32), vectors)
         return (ratio * retrieved + (1.0 - ratio) * units).astype(np.float32)
-
-
-def neighbour_weights(distances: np.ndarray) -> np.ndarray:
-    """Weights [T, k] of neighbours at squared distances [T, k]; rows sum to 1, infinite distances weigh 0."""
-    nearest = distances.min(axis=1, keepdims=True).astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # relative to the nearest one, so that no power can overflow
-        weights = np.where(nearest > 0, (nearest / distances) ** 2, distances == 0)
-    weights = np.where(np.isfinite(distances), weights, 0.0)
-    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def build(frames: np.ndarray, seed: int = 1234) -> SpeakerIndex:

@@ -4,17 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from torch import Tensor
+
+from modules.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 BETA_FIRST, BETA_LAST = 1e-4, 0.02  # DDPM, section 4
 
 # Noise that the denoiser sees in x [B, 1, M, T] at a step, which may lie between two trained ones.
-PredictNoise = Callable[[Tensor, float], Tensor]
+PredictNoise: TypeAlias = "Callable[[Tensor, float], Tensor]"
 # Goes through the steps of a sampler; a progress bar, or nothing but iter.
 Track = Callable[[Sequence[Any]], Iterable[Any]]
+# Where noise comes from; None is torch's global generator.
+Draws: TypeAlias = "torch.Generator | np.random.Generator | None"
+
+
+def check_k_step(k_step: int, k_step_max: int, timesteps: int, shallow: bool) -> None:
+    """Refuse what a model was not trained for.
+
+    Args:
+        k_step_max: steps that it was trained on, of ``timesteps``.
+        shallow: whether it is to refine a mel.
+
+    Raises:
+        UserError: diffusion alone is asked of a shallow-only model, or more steps than it was trained on.
+    """
+    shallow_only = k_step_max < timesteps
+    if not shallow and shallow_only:
+        raise UserError(
+            f"this diffusion model was trained on the last {k_step_max} of {timesteps} steps: "
+            "it can refine a mel but not make one from nothing",
+            "--only_diffusion",
+            "use --shallow_diffusion, or a model trained with k_step_max 0",
+        )
+    if shallow and not 1 <= k_step <= k_step_max:
+        trained = "was trained on" if shallow_only else "has"
+        raise UserError(
+            f"k_step is {k_step}, and the diffusion model {trained} {k_step_max} steps",
+            "--k_step",
+            f"give 1 to {k_step_max}",
+        )
 
 
 class Level(NamedTuple):

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from diffusion.denoiser import WaveNet
 from diffusion.gaussian import GaussianDiffusion
-from diffusion.schedule import Track
+from diffusion.schedule import Track, check_k_step
 from modules import checkpoint
 from modules.config import DiffusionConfig
 from modules.devices import native_half
-from modules.errors import UserError
 
 N_MELS = 128  # bins of the NSF-HiFiGAN mel
 SHIFT_SCALE = 5.0  # semitones; the largest key shift of the augmentation
@@ -125,20 +124,7 @@ class Unit2Mel(nn.Module):
         Raises:
             UserError: diffusion alone is asked of a shallow-only model, or more steps than it was trained on.
         """
-        if not shallow and self.shallow_only:
-            raise UserError(
-                f"this diffusion model was trained on the last {self.k_step_max} of {self.timesteps} steps: "
-                "it can refine a mel but not make one from nothing",
-                "--only_diffusion",
-                "use --shallow_diffusion, or a model trained with k_step_max 0",
-            )
-        if shallow and not 1 <= k_step <= self.k_step_max:
-            trained = "was trained on" if self.shallow_only else "has"
-            raise UserError(
-                f"k_step is {k_step}, and the diffusion model {trained} {self.k_step_max} steps",
-                "--k_step",
-                f"give 1 to {self.k_step_max}",
-            )
+        check_k_step(k_step, self.k_step_max, self.timesteps, shallow)
 
     @torch.inference_mode()
     def infer(

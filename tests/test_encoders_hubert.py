@@ -17,8 +17,8 @@ from modules.errors import UserError
 from tests import encoder_files as files
 from tests.conftest import ROOT
 from tests.parity import golden, signals
-from vencoder import ENCODERS, get_encoder
-from vencoder.encoder import HOP_LENGTH, MAX_WINDOW, join_windows, plan_windows
+from vencoder import ENCODERS, get_encoder, hubert
+from vencoder.encoder import MAX_WINDOW, SHORTEST_WINDOW, join_windows, plan_windows
 from vencoder.hubert import STANDARD_CONVS, HubertEncoder, parse_convs
 from vencoder.hubert_soft import HubertSoftEncoder
 
@@ -137,7 +137,7 @@ def test_joints_of_long_audio_do_not_show(full_size):
     encoder = HubertEncoder.from_file(full_size, layer=2)
     units = encoder.encode(audio)[0].T
     with torch.inference_mode():
-        whole = encoder.model([encoder.prepare(audio)])[0]
+        whole = encoder.model(encoder.prepare(audio)[None])[0]
     assert units.shape == whole.shape == (encoder.frames(len(audio)), 768)
     error = (units - whole).norm(dim=1) / whole.norm(dim=1)
     (_, stop), (start, _) = encoder.plan(len(units))
@@ -153,6 +153,8 @@ def test_windows_cover_everything_in_equal_lengths(frames):
     assert plan[0][0] == 0 and plan[-1][1] == frames
     assert len({stop - start for start, stop in plan}) == 1
     assert all(stop - start <= MAX_WINDOW for start, stop in plan)
+    heard = sum(stop - start for start, stop in plan)
+    assert len(plan) == 1 or heard <= max(frames + len(plan) * 200, len(plan) * SHORTEST_WINDOW)
     assert all(stop - start >= 200 for (_, stop), (start, _) in zip(plan, plan[1:], strict=False))
     track = torch.arange(frames, dtype=torch.float32)[:, None]
     joined = join_windows([track[start:stop] for start, stop in plan], plan, 50)
@@ -178,14 +180,14 @@ def test_equal_clips_run_in_one_pass(contentvec, monkeypatch):
     assert sorted(sizes) == [1, 2]
 
 
-def test_windows_share_the_statistics_of_the_whole_clip(contentvec):
-    """The front end's group norm spans the clip, so a window that starts late has the features of the whole."""
+def test_front_end_in_pieces_gives_what_one_piece_gives(contentvec, monkeypatch):
+    """Its group norm spans the clip, and pieces share the statistics of the whole."""
     audio = torch.from_numpy(signals.voice_like(16000, 4.0))
     front = HubertEncoder.from_file(contentvec, precision="fp32").model.front_end
-    clip = front.prepare(audio)
-    whole = front([clip], torch.float32)
-    part = front([clip._replace(audio=audio[100 * HOP_LENGTH :])], torch.float32)
-    torch.testing.assert_close(part, whole[:, 100:], atol=1e-5, rtol=1e-4)
+    whole = front(audio, torch.float32)
+    for piece in (1, 60, 199):
+        monkeypatch.setattr(hubert, "PIECE", piece)
+        torch.testing.assert_close(front(audio, torch.float32), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_front_end_is_group_norm_after_a_convolution(contentvec):
@@ -203,8 +205,8 @@ def test_front_end_is_group_norm_after_a_convolution(contentvec):
         return x
 
     front = HubertEncoder.from_file(contentvec, precision="fp32").model.front_end
-    ours = front([front.prepare(audio)], torch.float32)
-    torch.testing.assert_close(ours.transpose(1, 2), reference(audio[None, None]), atol=1e-5, rtol=1e-4)
+    ours = front(audio, torch.float32)
+    torch.testing.assert_close(ours.T, reference(audio[None, None])[0], atol=1e-5, rtol=1e-4)
 
 
 def test_silence_and_very_short_clips_give_finite_units(contentvec):

@@ -76,7 +76,7 @@ def test_a_plateau_is_seen_when_no_figure_improves() -> None:
     assert [plateau.see({"val/speaker_similarity": 0.5}) for _ in range(4)] == [False, True, False, True]
 
 
-def test_a_run_that_does_not_improve_says_so_and_ends_only_when_asked(prepared, tmp_path, monkeypatch, capsys) -> None:
+def test_a_run_that_no_longer_improves_says_so_and_ends_when_asked(prepared, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(vits, "evaluate", lambda *_: Evaluation(1.0, {"val/mel_distance": 1.0}, []))
     folder = run(prepared, tmp_path / "on", 5, patience=2)
     assert "nothing has improved for 2 evaluations" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from vencoder.layers import Model, set_precision
 SAMPLE_RATE = 16000  # Hz
 HOP_LENGTH = 320  # samples of a frame: 50 frames a second
 MAX_WINDOW = 30 * SAMPLE_RATE // HOP_LENGTH - 1  # frames of one pass: they see 30 s at most
+SHORTEST_WINDOW = 22 * SAMPLE_RATE // HOP_LENGTH  # frames of a window of a longer clip
 CPU_BATCH, DEVICE_BATCH = MAX_WINDOW, 8 * MAX_WINDOW  # frames in one batch
 
 Precision = Literal["auto", "fp32"]
@@ -113,17 +114,18 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def plan_windows(frames: int, longest: int, overlap: int) -> list[tuple[int, int]]:
-    """Ranges that cover ``frames``: one, or several of ``longest`` frames that share at least ``overlap``.
+def plan_windows(frames: int, longest: int, overlap: int, shortest: int = SHORTEST_WINDOW) -> list[tuple[int, int]]:
+    """Ranges of one length that cover ``frames``: one, or as few as can be of up to ``longest`` frames.
 
-    Shorter windows would do for a clip of 35 s, but what a window hears tells in its units: with 30 s each, the
-    difference to one pass is half of what it is with 20 s.
+    They share at least ``overlap`` frames, and are no longer than that takes, but ``shortest`` where there are
+    several: what a window hears tells in its units, and the shorter it is, the more they differ from one pass.
     """
     if frames <= longest:
         return [(0, frames)]
     count = -(-(frames - overlap) // (longest - overlap))
-    starts = [index * (frames - longest) // (count - 1) for index in range(count)]
-    return [(start, start + longest) for start in starts]
+    length = max(-(-(frames + (count - 1) * overlap) // count), min(shortest, longest))
+    starts = [index * (frames - length) // (count - 1) for index in range(count)]
+    return [(start, start + length) for start in starts]
 
 
 def equal_batches(jobs: Sequence[tuple[int, int, int]], limit: int) -> list[list[tuple[int, int, int]]]:

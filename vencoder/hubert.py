@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from vencoder.layers import Attention, Block, Norm, build_empty
 ConvShape = tuple[int, int, int]  # channels, kernel, stride
 STANDARD_CONVS: tuple[ConvShape, ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
 FIELD = 400  # samples that one frame of the convolutions sees
+PIECE = 250  # frames of the convolutions at a time: 5 s, 65 MB
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,12 @@ class HubertSizes:
     scaled: bool = False  # a pruned front end scales its features channel by channel
 
 
-class Clip(NamedTuple):
-    """A waveform [T] and, for a group-normalised front end, the first layer's weight and bias for this clip."""
-
-    audio: Tensor
-    weight: Tensor
-    bias: Tensor | None
-
-
 class ConvFrontEnd(nn.Module):
     """Waveform to features, 50 frames a second, computed channels last: each convolution is one product.
 
     Group norm after the first convolution normalises each channel over the whole clip. Its mean and variance
-    follow exactly from those of the samples under the kernel, so it folds into the weight of that convolution,
-    and the windows of a long clip share the statistics of the whole clip.
+    follow exactly from those of the samples under the kernel, so it folds into the weight of that convolution, and
+    a clip can be computed piece by piece: what the first layer gives is 64 times as much as the features.
     """
 
     def __init__(self, sizes: HubertSizes) -> None:
@@ -81,10 +74,20 @@ class ConvFrontEnd(nn.Module):
         self.norms = nn.ModuleList(Norm(channels) for channels in norms)
         self.scale = nn.Parameter(torch.ones(inputs[-1])) if sizes.scaled else None
 
-    def prepare(self, audio: Tensor) -> Clip:
-        """The first layer's weight [kernel, channels] and bias for ``audio`` [T]."""
+    def forward(self, audio: Tensor, dtype: torch.dtype) -> Tensor:
+        """Features [frames, channels] in ``dtype`` of audio [T], T of one frame or more."""
+        weight, bias = self.first_layer(audio)
+        frames = (audio.shape[0] - FIELD) // HOP_LENGTH + 1
+        pieces = []
+        for start in range(0, frames, PIECE):
+            last = (min(start + PIECE, frames) - 1) * HOP_LENGTH + FIELD
+            pieces.append(self._piece(audio[start * HOP_LENGTH : last], weight, bias, dtype))
+        return torch.cat(pieces)
+
+    def first_layer(self, audio: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The weight [kernel, channels] and bias [channels] of the first layer for ``audio`` [T]."""
         if self.norm_each:
-            return Clip(audio, self.first_weight, self.first_bias)
+            return self.first_weight, self.first_bias
         _, kernel, stride = self.convs[0]
         patches = audio.double().unfold(0, kernel, stride)
         mean = patches.mean(0)
@@ -95,15 +98,12 @@ class ConvFrontEnd(nn.Module):
         assert isinstance(norm, Norm)
         scale = norm.weight.double() / (variance + norm.eps).sqrt()
         bias = norm.bias.double() - scale * (mean @ weight)  # a bias of the convolution would cancel out
-        return Clip(audio, (weight * scale).float(), bias.float())
+        return (weight * scale).float(), bias.float()
 
-    def forward(self, clips: Sequence[Clip], dtype: torch.dtype) -> Tensor:
-        """Features [B, frames, channels] in ``dtype`` of clips that have the same number of samples."""
+    def _piece(self, audio: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         _, kernel, stride = self.convs[0]
-        patches = torch.stack([clip.audio for clip in clips]).unfold(1, kernel, stride)
-        x = patches @ torch.stack([clip.weight for clip in clips])
-        if clips[0].bias is not None:
-            x += torch.stack([clip.bias for clip in clips if clip.bias is not None])[:, None]
+        patches = audio.unfold(0, kernel, stride)
+        x = patches @ weight if bias is None else torch.addmm(bias, patches, weight)
         x = self._activate(x, 0, dtype)
         for index, linear in enumerate(self.linears, 1):
             _, kernel, stride = self.convs[index]
@@ -115,14 +115,17 @@ class ConvFrontEnd(nn.Module):
 
 
 def strided_patches(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """What each step of a convolution sees: a view [B, frames, kernel * C] of contiguous x [B, T, C]."""
-    batch, length, channels = x.shape
+    """What each step of a convolution sees: a view [frames, kernel * C] of contiguous x [T, C]."""
+    length, channels = x.shape
     frames = (length - kernel) // stride + 1
-    return x.as_strided((batch, frames, kernel * channels), (length * channels, stride * channels, 1))
+    return x.as_strided((frames, kernel * channels), (stride * channels, 1))
 
 
 class HubertModel(nn.Module):
-    """Convolutions, projection, convolutional positions, transformer; the last projection is optional."""
+    """Projection, convolutional positions, transformer over the features of the front end.
+
+    The last projection is optional.
+    """
 
     def __init__(self, sizes: HubertSizes) -> None:
         super().__init__()
@@ -147,10 +150,13 @@ class HubertModel(nn.Module):
         """What every layer's attention adds to its scores."""
         return None
 
-    def forward(self, clips: Sequence[Clip]) -> Tensor:
-        """Units [B, frames, width] of clips of equal length."""
+    def features(self, audio: Tensor) -> Tensor:
+        """Features [frames, channels] of audio [T], in the precision of the model."""
+        return self.front_end(audio, self.feature_projection.weight.dtype)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Units [B, frames, width] of features [B, frames, channels]."""
         dtype = self.feature_projection.weight.dtype
-        features = self.front_end(clips, dtype)
         x = self.feature_projection(self.feature_norm(features).to(dtype)).float()
         x = x + self._positions(x)
         if not self.pre_norm:
@@ -201,19 +207,14 @@ class HubertEncoder(SpeechEncoder):
     def frames(self, samples: int) -> int:
         return max(1, (samples + 2 * self.pad - FIELD) // HOP_LENGTH + 1)
 
-    def prepare(self, audio: Tensor) -> Clip:
+    def prepare(self, audio: Tensor) -> Tensor:
+        """Features [frames, channels]: windows overlap, and the convolutions cost a third of an encoding."""
         if self.normalize:
             audio = F.layer_norm(audio, audio.shape)
-        return self.model.front_end.prepare(F.pad(audio, (self.pad, self.pad)))
+        return self.model.features(F.pad(audio, (self.pad, self.pad)))
 
     def encode_windows(self, windows: Sequence[Window]) -> Tensor:
-        return self.model([cut(window) for window in windows])
-
-
-def cut(window: Window) -> Clip:
-    """The part of a prepared clip that the frames of a window see."""
-    last = (window.stop - 1) * HOP_LENGTH + FIELD
-    return window.clip._replace(audio=window.clip.audio[window.start * HOP_LENGTH : last])
+        return self.model(torch.stack([window.clip[window.start : window.stop] for window in windows]))
 
 
 def load_model(path: Path, layer: int = 0, project: bool = False) -> HubertModel:

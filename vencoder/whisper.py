@@ -125,7 +125,9 @@ class WhisperEncoder(SpeechEncoder):
         return cls(load_model(path), device, precision, padded)
 
     def plan(self, frames: int) -> list[tuple[int, int]]:
-        return plan_windows(frames, POSITIONS if self.padded else POSITIONS - SILENCE, self.overlap)
+        if self.padded:  # a pass takes as long whatever it holds
+            return plan_windows(frames, POSITIONS, self.overlap, shortest=POSITIONS)
+        return plan_windows(frames, POSITIONS - SILENCE, self.overlap)
 
     def prepare(self, audio: Tensor) -> Tensor:
         return log_mel(audio, self.n_mels, (self.frames(audio.shape[0]) + self.silence) * MEL_PER_FRAME)

@@ -1,5 +1,7 @@
 """The samplers, by the name that diffusion.yaml gives them. A new one is one file and one line here.
 
+They compute with torch's tensors and numpy's arrays alike, and importing them needs no torch.
+
 A sampler is a function of the denoiser, the noisy x [B, 1, M, T], the schedule and the speedup; it returns
 x near step 0. Ancestral sampling is apart: it draws noise and visits every step.
 """
@@ -7,9 +9,7 @@ x near step 0. Ancestral sampling is apart: it draws noise and visits every step
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from diffusion.samplers.ancestral import ancestral
 from diffusion.samplers.ddim import ddim
@@ -17,10 +17,13 @@ from diffusion.samplers.dpm_solver import dpm_solver
 from diffusion.samplers.dpm_solver_pp import dpm_solver_pp
 from diffusion.samplers.pndm import pndm
 from diffusion.samplers.unipc import unipc
-from diffusion.schedule import NoiseSchedule, PredictNoise, Track
+from diffusion.schedule import Draws, NoiseSchedule, PredictNoise, Track
 from modules.errors import UserError
 
-Sampler = Callable[[PredictNoise, Tensor, NoiseSchedule, int, Track], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sampler: TypeAlias = "Callable[[PredictNoise, Tensor, NoiseSchedule, int, Track], Tensor]"
 
 SAMPLERS: dict[str, Sampler] = {
     "ddim": ddim,
@@ -37,7 +40,7 @@ def sample(
     x: Tensor,
     schedule: NoiseSchedule,
     speedup: int,
-    generator: torch.Generator | None = None,
+    generator: Draws = None,
     track: Track = iter,
 ) -> Tensor:
     """Denoise x [B, 1, M, T] from the schedule's last step to its first.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from diffusion.schedule import NoiseSchedule, PredictNoise, Track
+from diffusion.schedule import Draws, NoiseSchedule, PredictNoise, Track
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def ancestral(
     predict_noise: PredictNoise,
     x: Tensor,
     schedule: NoiseSchedule,
-    generator: torch.Generator | None = None,
+    generator: Draws = None,
     track: Track = iter,
 ) -> Tensor:
     """Draw x_{t-1} from q(x_{t-1} | x_t, x_0) with the predicted x_0, kept in the range of the mel, [-1, 1]."""
@@ -23,13 +26,21 @@ def ancestral(
         alpha_bar = float(schedule.alphas_cumprod[step])
         previous = float(schedule.alphas_cumprod[step - 1]) if step else 1.0
         noise = predict_noise(x, step)
-        x_0 = ((x - math.sqrt(1 - alpha_bar) * noise) / math.sqrt(alpha_bar)).clamp(-1, 1)
+        x_0 = ((x - math.sqrt(1 - alpha_bar) * noise) / math.sqrt(alpha_bar)).clip(-1, 1)
         # Equations 6 and 7: mean and variance of the posterior.
         mean = (
             beta * math.sqrt(previous) / (1 - alpha_bar) * x_0
             + (1 - previous) * math.sqrt(1 - beta) / (1 - alpha_bar) * x
         )
         deviation = math.sqrt(beta * (1 - previous) / (1 - alpha_bar))  # 0 at the last step
-        fresh = torch.randn(x.shape, generator=generator, device=generator.device if generator else x.device)
-        x = mean + deviation * fresh.to(x)
+        x = mean + deviation * _fresh(x, generator)
     return x
+
+
+def _fresh(x: Tensor, generator: Draws) -> Tensor:
+    if isinstance(generator, np.random.Generator):
+        return generator.standard_normal(x.shape, dtype=np.float32)  # type: ignore[return-value]
+    import torch
+
+    device = generator.device if generator else x.device
+    return torch.randn(x.shape, generator=generator, device=device).to(x)

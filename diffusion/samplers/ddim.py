@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from diffusion.schedule import NoiseSchedule, PredictNoise, Track
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def ddim(predict_noise: PredictNoise, x: Tensor, schedule: NoiseSchedule, speedup: int, track: Track = iter) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from diffusion.schedule import NoiseSchedule, PredictNoise, Track
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FEW_STEPS = 10  # below this the last step is of order 1, which is steadier
 

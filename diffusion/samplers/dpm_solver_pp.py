@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from diffusion.samplers.dpm_solver import FEW_STEPS
 from diffusion.schedule import NoiseSchedule, PredictNoise, Track
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def dpm_solver_pp(

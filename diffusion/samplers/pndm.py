@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from diffusion.samplers.ddim import transfer
 from diffusion.schedule import NoiseSchedule, PredictNoise, Track
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Adams-Bashforth weights of the newest and the older noises, for 2, 3 and 4 of them (equation 12 has the last).
 WEIGHTS = {2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from diffusion.schedule import NoiseSchedule, PredictNoise, Track
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def unipc(predict_noise: PredictNoise, x: Tensor, schedule: NoiseSchedule, speedup: int, track: Track = iter) -> Tensor:

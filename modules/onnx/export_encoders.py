@@ -48,8 +48,7 @@ class ExportHubert(nn.Module):
     def __init__(self, encoder: HubertEncoder) -> None:
         super().__init__()
         self.model: HubertModel = encoder.model
-        if isinstance(self.model.front_end, ConvFrontEnd):
-            self.model.front_end = cast(ConvFrontEnd, ExportFrontEnd(self.model.front_end))
+        self.front_end = ExportFrontEnd(self.model.front_end)
         if isinstance(self.model, WavlmModel):
             self.model.attention_bias = partial(attention_bias, self.model)  # type: ignore[method-assign]
         self.pad, self.normalize = encoder.pad, encoder.normalize
@@ -58,7 +57,8 @@ class ExportHubert(nn.Module):
         if self.normalize:
             centred = source - source.mean()
             source = centred / torch.sqrt(centred.square().mean() + 1e-5)
-        return self.model(F.pad(source, (self.pad, self.pad)))
+        dtype = self.model.feature_projection.weight.dtype
+        return self.model(self.front_end(F.pad(source, (self.pad, self.pad)), dtype))
 
 
 def attention_bias(model: WavlmModel, frames: int) -> Tensor:

@@ -63,9 +63,7 @@ class ExportF0Decoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, c: Tensor, f0: Tensor, mel2ph: Tensor, uv: Tensor, sid: Tensor, vol: Tensor | None
-    ) -> Tensor:
+    def forward(self, c: Tensor, f0: Tensor, mel2ph: Tensor, uv: Tensor, sid: Tensor, vol: Tensor | None) -> Tensor:
         """f0 [1, T] in Hz; arguments as ExportGenerator."""
         model = self.model
         x = model.embed(gather_units(c, mel2ph), uv, vol, None)

@@ -1,4 +1,4 @@
-"""The decoder nsf-istft as a graph: its noise by a hash, its spectra by convolutions."""
+"""The parts of the decoder nsf-istft as a graph can have them: its noise by a hash, its spectra by convolutions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ from torch.nn import functional as F
 
 from modules.onnx.export_source import normal
 from modules.onnx.spectra import spectrum_kernel
-from vdecoder.nsf_istft import NSFISTFT, ShortTimeSpectrum, gains
+from vdecoder.nsf_istft import ShortTimeSpectrum, gains
 from vdecoder.source import PulseSource
-
-
-def make_istft_exportable(decoder: NSFISTFT) -> None:
-    """Replace, in place, the source and the spectra."""
-    setattr(decoder, "m_source", ExportPulseSource(decoder.m_source))  # noqa: B010 (another type, on purpose)
-    setattr(decoder, "stft", ExportSpectrum(decoder.stft))  # noqa: B010
 
 
 class ExportPulseSource(nn.Module):

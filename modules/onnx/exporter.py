@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 
 import models
 from modules import checkpoint
-from modules.config import Config, load_config, load_diffusion_config
+from modules.config import Config, DiffusionConfig, load_config, load_diffusion_config
 from modules.errors import UserError
 from modules.f0 import get_predictor
 from modules.files import write_text
@@ -58,7 +60,7 @@ class Exporter:
     def export_part(self, part: str, forgiving: bool = False) -> None:
         """One of the choices of --parts; ``forgiving`` reports what is not there and goes on."""
         try:
-            self._export_part(part, forgiving)
+            self._export_part(part)
         except UserError as error:
             if not forgiving:
                 raise
@@ -68,20 +70,18 @@ class Exporter:
         """Write parts.json."""
         self.manifest.save(self.folder)
 
-    def _export_part(self, part: str, forgiving: bool) -> None:
-        if part == "encoder":
-            self._export_encoder()
-        elif part == "f0":
-            for name in PREDICTORS:
-                self.export_part(name, forgiving=True)
-        elif part in PREDICTORS:
-            self._export_predictor(part)
-        elif part == "auto-f0":
-            self._export_f0_decoder()
-        elif part == "diffusion":
-            self._export_diffusion()
-        else:
-            self._export_vocoder(Path("pretrain/nsf_hifigan/model"), "nsf-hifigan")
+    def _export_part(self, part: str) -> None:
+        exports: dict[str, Callable[[], None]] = {
+            "encoder": self._export_encoder,
+            "f0": self._export_predictors,
+            **{name: partial(self._export_predictor, name) for name in PREDICTORS},
+            "auto-f0": self._export_f0_decoder,
+            "diffusion": self._export_diffusion,
+            "vocoder": partial(self._export_vocoder, Path("pretrain/nsf_hifigan/model"), "nsf-hifigan"),
+            "cluster": self._export_centres,
+            "retrieval": self._export_index,
+        }
+        exports[part]()
 
     def _export_encoder(self) -> None:
         name = self.config.model.speech_encoder
@@ -95,6 +95,10 @@ class Exporter:
         from modules.onnx.export_encoders import encoder_graph
 
         self._write("encoder", f"{hubert_name(name)}.onnx", encoder_graph(encoder, self.half))
+
+    def _export_predictors(self) -> None:
+        for name in PREDICTORS:
+            self.export_part(name, forgiving=True)
 
     def _export_predictor(self, name: str) -> None:
         from modules.onnx.export_pitch import pitch_graph
@@ -117,7 +121,8 @@ class Exporter:
         from modules.onnx.export_diffusion import condition_graph, denoiser_graph
 
         config = load_diffusion_config(self.folder / "diffusion.yaml")
-        model = load_unit2mel(self.folder / "diffusion.pt", config, precision="fp32")
+        self._refuse_another_front(config)
+        model = load_unit2mel(self._find("diffusion.pt"), config, precision="fp32")
         self._write("diffusion-condition", "diffusion_condition.onnx", condition_graph(model))
         self._write(
             "diffusion-denoiser",
@@ -131,6 +136,7 @@ class Exporter:
             method=config.infer.method,
             speakers=dict(config.spk),
             n_speakers=config.model.n_spk,
+            unit_interpolate_mode=config.data.unit_interpolate_mode,
         )
         self._export_vocoder(Path(config.vocoder.ckpt), config.vocoder.type)
 
@@ -146,6 +152,45 @@ class Exporter:
         self._write("mel", "mel.onnx", mel_graph(vocoder.to_mel), **facts)
         self._write("vocoder", "vocoder.onnx", vocoder_graph(vocoder), **facts)
 
+    def _refuse_another_front(self, config: DiffusionConfig) -> None:
+        """Refuse a diffusion model that takes other units or frames than the generator."""
+        theirs, model, data = config.data, self.config.model, self.config.data
+        pairs = {
+            "data.encoder": (theirs.encoder, model.speech_encoder),
+            "data.encoder_out_channels": (theirs.encoder_out_channels, model.ssl_dim),
+            "data.sampling_rate": (theirs.sampling_rate, data.sampling_rate),
+            "data.block_size": (theirs.block_size, data.hop_length),
+        }
+        for key, (own, other) in pairs.items():
+            if own != other:
+                raise UserError(
+                    f"the diffusion model has {own}, the voice model {other}",
+                    f"{self.folder / 'diffusion.yaml'}, key {key}",
+                    "use the two models of one voice, made with the same encoder",
+                )
+
+    def _export_centres(self) -> None:
+        from modules.onnx.export_timbre import export_centres
+
+        self._copy("cluster", "kmeans.npz", self._find("kmeans_10000.pt"), export_centres)
+
+    def _export_index(self) -> None:
+        from modules.onnx.export_timbre import export_index
+
+        self._copy("retrieval", "retrieval.npz", self.folder / "feature_and_index.pkl", export_index)
+
+    def _copy(self, part: str, file: str, source: Path, write: Callable[[Path, Path], int]) -> None:
+        width = write(source, self.folder / file)
+        if width != self.config.model.ssl_dim:
+            (self.folder / file).unlink()
+            raise UserError(
+                f"the features are {width} wide, the model takes {self.config.model.ssl_dim}",
+                source,
+                "use the file that was made with this model's speech encoder",
+            )
+        self.manifest.parts[part] = file
+        self.report.append(f"wrote {self.folder / file}: {(self.folder / file).stat().st_size / 1e6:.1f} MB")
+
     def _write(self, part: str, file: str, graph: Graph, **facts: Any) -> None:
         model = export(graph, self.folder / file)
         self.manifest.parts[part] = file
@@ -155,8 +200,14 @@ class Exporter:
         size = (self.folder / file).stat().st_size / 1e6
         self.report.append(f"wrote {self.folder / file}: {size:.1f} MB, {len(model.graph.node)} nodes")
 
+    def _find(self, name: str) -> Path:
+        """A file of the folder, or what pretrain convert made of it."""
+        path = self.folder / name
+        converted = path.with_suffix(".safetensors")
+        return converted if converted.is_file() and not path.is_file() else path
+
     def _load_model(self) -> models.SynthesizerTrn:
-        config, path = self.config, self.folder / "model.pth"
+        config, path = self.config, self._find("model.pth")
         if not path.is_file():
             raise UserError("there is no such model", path, "put the model there, as model.pth with its config.json")
         model = models.SynthesizerTrn(

@@ -1,4 +1,4 @@
-"""A voice made of graphs: songs are converted with onnxruntime, numpy, soxr and soundfile alone."""
+"""Voices made of graphs: songs are converted with onnxruntime, numpy, soxr and soundfile alone."""
 
 from __future__ import annotations
 
@@ -7,47 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.audio.loudness import adjust_envelope
-from modules.audio.resample import resample
+from diffusion.schedule import check_k_step
 from modules.errors import UserError
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.svc import Svc
 from modules.inference.windows import WindowInput, fit
-from modules.onnx.arrays import frame_rms, interpolate, unit_frames
+from modules.onnx.arrays import frame_rms, unit_frames
+from modules.onnx.diffusion import GraphDiffusion, GraphShallowDiffusion, GraphVocoder
+from modules.onnx.enhancer import GraphEnhancer
+from modules.onnx.hearing import SHORTEST, GraphHearing, Refiner, stretch
 from modules.onnx.manifest import Manifest
 from modules.onnx.pitch import GraphPitchFinder
 from modules.onnx.session import Session
 
-ENCODER_RATE = 16000  # Hz
-SHORTEST = 400  # samples that an encoder needs for one frame
-
 
 @dataclass
-class GraphVoice:
-    """The graphs of a folder.
+class GraphVoice(GraphHearing):
+    """A generator and its encoder.
 
     Attributes:
-        encoder: audio at 16 kHz [1, 1, n] to units [1, F, dim].
         generator: see modules.onnx.export_generator.
-        f0_decoder: the model's own pitch, loaded when first asked for.
     """
 
-    folder: Path
-    manifest: Manifest
-    encoder: Session
-    generator: Session
-    device: str | None = None
+    generator: Session = field(kw_only=True)
     _f0_decoder: Session | None = field(default=None, repr=False)
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz, of input windows and output."""
-        return self.manifest.sampling_rate
-
-    @property
-    def hop_length(self) -> int:
-        """Samples a frame."""
-        return self.manifest.hop_length
 
     @property
     def speakers(self) -> dict[str, int]:
@@ -60,18 +43,19 @@ class GraphVoice:
         return self.manifest.n_speakers
 
     def check(self, options: InferenceOptions) -> None:
-        """Refuse what needs torch or a part that is not there. Raises UserError."""
-        if options.cluster_infer_ratio:
-            raise _needs_torch("k-means centres and retrieval", "--cluster_infer_ratio")
-        if options.second_encoding:
-            raise _needs_torch("diffusion", "--second_encoding")
+        """Refuse second encoding without shallow diffusion, and parts that are not there. Raises UserError."""
+        if options.second_encoding and not self.options.shallow_diffusion:
+            fix = "add --shallow_diffusion, or leave the flag out"
+            raise UserError("second encoding is a part of shallow diffusion", "--second_encoding", fix)
         if options.auto_predict_f0:
             self._load_f0_decoder()
+        super().check(options)
 
     def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray:
         """Sing a window in the other voice, float32 [T * hop_length]."""
-        n_frames = len(window.f0)
-        inputs = self._inputs(window, n_frames)
+        n_frames, mode = len(window.f0), self.manifest.unit_interpolate_mode
+        units = self.blended(window, options)
+        inputs = self._inputs(units, window, n_frames)
         if options.auto_predict_f0:
             inputs["f0"] = self._load_f0_decoder()(**inputs)
         random = np.random.Generator(np.random.PCG64(options.seed))
@@ -79,23 +63,15 @@ class GraphVoice:
         inputs["noise"] = random.standard_normal(shape, dtype=np.float32) * np.float32(options.noise_scale)
         if "seed" in self.generator.optional:
             inputs["seed"] = np.array([options.seed], dtype=np.int64)
-        out = self.generator(**inputs).reshape(-1)
-        if options.loudness_envelope_adjustment != 1:
-            rate = self.sample_rate
-            out = adjust_envelope(window.audio, rate, out, rate, options.loudness_envelope_adjustment)
-        return out
+        audio = self.generator(**inputs).reshape(-1)
+        if self.refiners:
+            units = stretch(self.encode(audio) if options.second_encoding else units, n_frames, mode)
+        return self.finish(audio, units, inputs["f0"][0], window, options)
 
-    def encode(self, audio: np.ndarray) -> np.ndarray:
-        """Units [F, dim] of audio [n] at the model's rate, 50 frames a second."""
-        wave = resample(audio, self.sample_rate, ENCODER_RATE)
-        wave = np.pad(wave, (0, max(0, SHORTEST - len(wave))))
-        return self.encoder(source=wave[None, None])[0]
-
-    def _inputs(self, window: WindowInput, n_frames: int) -> dict[str, np.ndarray]:
-        units = self.encode(window.audio)
+    def _inputs(self, units: np.ndarray, window: WindowInput, n_frames: int) -> dict[str, np.ndarray]:
         mode = self.manifest.unit_interpolate_mode
         if mode == "linear":
-            units, frames = interpolate(units, n_frames), np.arange(n_frames)
+            units, frames = stretch(units, n_frames, mode), np.arange(n_frames)
         else:
             frames = unit_frames(len(units), n_frames, mode)
         inputs = {
@@ -121,8 +97,45 @@ class GraphVoice:
     def _load_f0_decoder(self) -> Session:
         if self._f0_decoder is None:
             path = self.manifest.file(self.folder, "auto-f0", "--auto_predict_f0")
-            self._f0_decoder = Session(path, generator_inputs(self.manifest) - {"noise"}, self.device)
+            names = generator_inputs(self.manifest) - {"noise"}
+            self._f0_decoder = Session(path, names, self.options.device)
         return self._f0_decoder
+
+
+@dataclass
+class GraphDiffusionVoice(GraphHearing):
+    """A voice without a generator: units, pitch and loudness to mel by diffusion, mel to audio by the vocoder."""
+
+    engine: GraphDiffusion = field(kw_only=True)
+
+    @property
+    def speakers(self) -> dict[str, int]:
+        """Name -> id of the diffusion model."""
+        return dict(self.engine.facts.get("speakers") or {})
+
+    @property
+    def n_speakers(self) -> int:
+        """Rows of its speaker embedding."""
+        return int(self.engine.facts["n_speakers"])
+
+    def check(self, options: InferenceOptions) -> None:
+        """Refuse what needs a generator. Raises UserError."""
+        for flag, wanted in (
+            ("--auto_predict_f0", options.auto_predict_f0),
+            ("--second_encoding", options.second_encoding),
+        ):
+            if wanted:
+                raise UserError("diffusion alone has no generator, which this is about", flag, "leave the flag out")
+        super().check(options)
+
+    def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray:
+        """Sing a window, float32 [T * hop_length]."""
+        n_frames = len(window.f0)
+        mode = self.engine.facts.get("unit_interpolate_mode", self.manifest.unit_interpolate_mode)
+        units = stretch(self.blended(window, options), n_frames, mode)
+        loudness = fit(frame_rms(window.audio, self.hop_length), n_frames)
+        audio = self.engine.sing(units, window.f0, loudness, window.speaker, options.seed)
+        return self.finish(audio, units, window.f0, window, options)
 
 
 def generator_inputs(manifest: Manifest) -> set[str]:
@@ -134,32 +147,47 @@ def load_onnx(options: ModelOptions, folder: Path) -> Svc:
     """A converter that runs the graphs of a folder.
 
     Raises:
-        UserError: the folder or a part is missing or broken, parts do not fit together, or an option needs torch.
+        UserError: the folder or a part is missing or broken, or parts do not fit together.
     """
-    for wanted, flag in (
-        (options.shallow_diffusion, "--shallow_diffusion"),
-        (options.only_diffusion, "--only_diffusion"),
-        (options.enhance, "--enhance"),
-        (options.feature_retrieval, "--feature_retrieval"),
-    ):
-        if wanted:
-            raise _needs_torch("this", flag)
     manifest = Manifest.load(folder)
     encoder = Session(manifest.file(folder, "encoder", "--onnx"), {"source"}, options.device)
-    generator = Session(
-        manifest.file(folder, "generator", "--onnx"), generator_inputs(manifest), options.device
-    )
-    taken = generator.width("c", 2)
-    given = encoder(source=np.zeros((1, 1, SHORTEST), dtype=np.float32)).shape[-1]
-    if taken != given:
-        raise UserError(
-            f"the encoder gives units of {given} channels, the generator takes {taken}",
-            encoder.path,
-            f"use the encoder that the model was trained with: {manifest.speech_encoder}",
-        )
-    voice = GraphVoice(folder, manifest, encoder, generator, options.device)
+    load = _load_diffusion_voice if options.only_diffusion else _load_voice
+    voice = load(options, folder, manifest, encoder)
     return Svc(voice, GraphPitchFinder.of(folder, manifest, options.device))
 
 
-def _needs_torch(what: str, flag: str) -> UserError:
-    return UserError(f"{what} cannot run on ONNX graphs", flag, "leave the flag out, or convert without --onnx")
+def _load_voice(options: ModelOptions, folder: Path, manifest: Manifest, encoder: Session) -> GraphVoice:
+    path = manifest.file(folder, "generator", "--onnx")
+    generator = Session(path, generator_inputs(manifest), options.device)
+    _refuse_other_width(encoder, generator.width("c", 2), "the generator", manifest)
+    refiners: tuple[Refiner, ...] = ()
+    if options.shallow_diffusion:
+        engine = GraphDiffusion.load(folder, manifest, "--shallow_diffusion", options.device)
+        refiners = (GraphShallowDiffusion(engine, manifest.speakers),)
+    elif options.enhance:
+        refiners = (_load_enhancer(options, folder, manifest),)
+    return GraphVoice(folder, manifest, encoder, options, refiners, generator=generator)
+
+
+def _load_diffusion_voice(
+    options: ModelOptions, folder: Path, manifest: Manifest, encoder: Session
+) -> GraphDiffusionVoice:
+    engine = GraphDiffusion.load(folder, manifest, "--only_diffusion", options.device)
+    check_k_step(1, engine.facts["k_step_max"], engine.facts["timesteps"], shallow=False)
+    _refuse_other_width(encoder, engine.condition.width("units", 2), "the diffusion model", manifest)
+    refiners = (_load_enhancer(options, folder, manifest),) if options.enhance else ()
+    return GraphDiffusionVoice(folder, manifest, encoder, options, refiners, engine=engine)
+
+
+def _load_enhancer(options: ModelOptions, folder: Path, manifest: Manifest) -> GraphEnhancer:
+    return GraphEnhancer(GraphVocoder.load(folder, manifest, "--enhance", options.device))
+
+
+def _refuse_other_width(encoder: Session, taken: int, who: str, manifest: Manifest) -> None:
+    given = encoder(source=np.zeros((1, 1, SHORTEST), dtype=np.float32)).shape[-1]
+    if taken != given:
+        raise UserError(
+            f"the encoder gives units of {given} channels, {who} takes {taken}",
+            encoder.path,
+            f"use the encoder that the model was trained with: {manifest.speech_encoder}",
+        )
