@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--safetensors", action="store_true", help="write one .safetensors file that carries its config"
     )
     parser.add_argument(
-        "--trainable", action="store_true", help="keep the posterior encoder, so that others can train on from it"
+        "--posterior", type=Path, metavar="FILE", help="also write the posterior encoder, for training on from it"
     )
     return parser
 
@@ -46,10 +46,11 @@ def compress(args: argparse.Namespace) -> int:
         raise UserError("the output would overwrite the model", output, "choose another name with -o")
     config = load_config(args.config)
     full = checkpoint.model_state(checkpoint.load(args.input), args.input)
-    dropped = () if args.trainable else (TRAINING_ONLY,)
-    released = {key: value for key, value in full.items() if not key.startswith(dropped)}
     if args.half:
-        released = {key: value.half() if value.is_floating_point() else value for key, value in released.items()}
+        full = {key: value.half() if value.is_floating_point() else value for key, value in full.items()}
+    released = {key: value for key, value in full.items() if not key.startswith(TRAINING_ONLY)}
+    if args.posterior:
+        write_posterior({key: value for key, value in full.items() if key.startswith(TRAINING_ONLY)}, args)
     if output.suffix == ".safetensors":
         checkpoint.save_safetensors(released, output, {"config": config.to_json()})
     else:
@@ -57,6 +58,19 @@ def compress(args: argparse.Namespace) -> int:
     size = output.stat().st_size / 2**20
     print(f"wrote {output}: {size:.1f} MiB, was {args.input.stat().st_size / 2**20:.1f} MiB")
     return 0
+
+
+def write_posterior(state: dict[str, Tensor], args: argparse.Namespace) -> None:
+    """The posterior encoder as a .safetensors file. Raises UserError where the model has none."""
+    from modules import checkpoint
+
+    if args.posterior.suffix != ".safetensors":
+        what = f"the posterior encoder cannot be written as {args.posterior.suffix or 'a file without suffix'}"
+        raise UserError(what, f"--posterior {args.posterior}", "let the name end in .safetensors")
+    if not state:
+        raise UserError("the model has no posterior encoder: it is a release", args.input, "give a G_<step>.pth")
+    checkpoint.save_safetensors(state, args.posterior, {})
+    print(f"wrote {args.posterior}: {args.posterior.stat().st_size / 2**20:.1f} MiB")
 
 
 def default_output(model: Path, half: bool, safetensors: bool) -> Path:

@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 def make_features(args: argparse.Namespace) -> int:
     """Make what is missing or out of date."""
     from modules.config import load_config, load_diffusion_config
+    from modules.data import f0_ranges
     from modules.data import preprocess_features as work
     from modules.data.preprocess_pool import Failure, process_count, remove_leftovers, run_all
     from modules.progress import track
@@ -59,6 +60,8 @@ def make_features(args: argparse.Namespace) -> int:
             report.ok()
             unchanged += not outcome.features
     print(f"{unchanged} clip(s) were done before")
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process writes, from its own share
+        f0_ranges.record(args.config, f0_ranges.speaker_ranges(wavs))
     return report.finish()
 
 

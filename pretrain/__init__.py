@@ -13,7 +13,7 @@ from pretrain.weights import BY_NAME, WEIGHTS, Weight
 
 DEFAULT_DIR = Path("pretrain")
 BASE_DIR = Path(__file__).resolve().parent / "base"  # the base model that comes with the project
-BASE_GENERATOR, BASE_DISCRIMINATOR = "G_0.safetensors", "D_0.safetensors"
+BASE_GENERATOR, BASE_POSTERIOR, BASE_DISCRIMINATOR = "G_0.safetensors", "Q_0.safetensors", "D_0.safetensors"
 AUTO_DOWNLOAD = "SVC_AUTO_DOWNLOAD"  # environment variable; 1 lets scripts fetch what they miss
 
 

@@ -18,7 +18,7 @@ from modules.inference.options import InferenceOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.svc import Svc
 from modules.inference.voice import WindowInput
-from pretrain import BASE_DISCRIMINATOR, BASE_GENERATOR
+from pretrain import BASE_DISCRIMINATOR, BASE_GENERATOR, BASE_POSTERIOR
 from tests.tiny_voice import tiny_config
 from vencoder.whisper import sinusoids
 
@@ -112,7 +112,9 @@ def write_base(
     for (name, module), target in zip(sources.items(), (BASE_GENERATOR, BASE_DISCRIMINATOR), strict=False):
         checkpoint.save({"model": module.state_dict(), "iteration": 1}, folder / name)
         flags = ["-c", str(folder / "config.json"), "-i", str(folder / name), "-o", str(folder / target), "--half"]
-        assert compress_model.main([*flags, *(["--trainable"] if posterior else [])]) == 0
+        if posterior and target == BASE_GENERATOR:
+            flags += ["--posterior", str(folder / BASE_POSTERIOR)]
+        assert compress_model.main(flags) == 0
         (folder / name).unlink()
     (folder / "config.json").unlink()
     return folder

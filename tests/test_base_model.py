@@ -26,7 +26,7 @@ from modules.errors import UserError
 from modules.training import base_model
 from modules.training.distributed import Ranks
 from modules.training.vits import Options, build_networks, train
-from pretrain import BASE_DIR, BASE_DISCRIMINATOR, BASE_GENERATOR
+from pretrain import BASE_DIR, BASE_DISCRIMINATOR, BASE_GENERATOR, BASE_POSTERIOR
 from tests.conftest import ROOT
 from tests.standin_voice import small_config, write_base, write_encoder
 from tests.tiny_voice import make_dataset, tiny_config
@@ -61,7 +61,7 @@ def stored(base: Path, name: str = BASE_GENERATOR) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("speakers", [["new"], ["x", "y", "z"], ["x", "carol"]])
 def test_a_new_voice_starts_from_the_base_model(base: Path, tmp_path: Path, speakers: list[str]) -> None:
     generator, discriminator, notes = begun(config_for(speakers), base, tmp_path)
-    file = stored(base)
+    file = stored(base) | stored(base, BASE_POSTERIOR)
     table = file.pop("emb_g.weight")
     assert all(torch.equal(generator[key], value) for key, value in file.items())
     assert generator.keys() == file.keys() | {"emb_g.weight"}
@@ -124,23 +124,23 @@ def test_discriminators_may_be_missing_or_of_another_width(base: Path, tmp_path:
 
 def test_a_release_without_the_posterior_encoder_still_serves(tmp_path: Path) -> None:
     lean = write_base(tmp_path / "lean", tiny_config(), BASE_SPEAKERS, posterior=False)
-    assert not any(key.startswith("enc_q.") for key in stored(lean))
+    assert not any(key.startswith("enc_q.") for key in stored(lean)) and not (lean / BASE_POSTERIOR).exists()
     generator, _, notes = begun(config_for(["x"]), lean, tmp_path / "m")
     fresh = begun(config_for(["x"]), None, tmp_path / "m")[0]
     assert torch.equal(generator["enc_q.pre.weight"], fresh["enc_q.pre.weight"])
     assert torch.equal(generator["pre.weight"], stored(lean)["pre.weight"])
-    assert "posterior encoder is not in the file" in notes[0]
+    assert "the posterior encoder starts anew (there is no Q_0.safetensors)" in notes[0]
 
 
-@pytest.mark.parametrize("fault", ["cut off", "no config", "rubbish", "lacks a layer", "broken discriminators"])
+@pytest.mark.parametrize("fault", ["cut off", "no config", "rubbish", "lacks a layer", "broken D_0", "broken Q_0"])
 def test_a_broken_base_model_is_said_to_be_broken(base: Path, tmp_path: Path, fault: str) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
-    for name in (BASE_GENERATOR, BASE_DISCRIMINATOR):
+    for name in (BASE_GENERATOR, BASE_POSTERIOR, BASE_DISCRIMINATOR):
         (broken / name).write_bytes((base / name).read_bytes())
-    named = BASE_DISCRIMINATOR if fault == "broken discriminators" else BASE_GENERATOR
+    named = f"{fault[-3:]}.safetensors" if fault.startswith("broken") else BASE_GENERATOR
     path = broken / named
-    if fault in ("cut off", "broken discriminators"):
+    if fault == "cut off" or fault.startswith("broken"):
         path.write_bytes(path.read_bytes()[:-1000])
     elif fault == "rubbish":
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -266,7 +266,7 @@ def test_the_base_model_that_comes_along_fits_the_config_of_micro(
     assert notes[0].startswith("starting from the base model"), notes
     assert torch.equal(generator["pre.weight"], stored(BASE_DIR)["pre.weight"])
     assert (BASE_DIR / BASE_GENERATOR).stat().st_size <= 24e6
-    assert "enc_q.pre.weight" in stored(BASE_DIR), "fine-tuning needs the posterior encoder: compress with --trainable"
+    assert "posterior" not in notes[0], "fine-tuning needs the posterior encoder: compress with --posterior"
     assert (BASE_DIR / "README.md").is_file()
 
 

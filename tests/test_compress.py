@@ -99,3 +99,16 @@ def test_the_model_itself_is_never_overwritten(trained, capsys):
     before = path.read_bytes()
     assert compress_model.main(["-c", str(config), "-i", str(path), "-o", str(path)]) == 2
     assert path.read_bytes() == before and "overwrite" in capsys.readouterr().err
+
+
+def test_the_posterior_encoder_goes_into_a_file_of_its_own(trained, tmp_path, capsys):
+    target = tmp_path / "Q_0.safetensors"
+    path = release(trained, "--safetensors", "--posterior", str(target))
+    rest, posterior = checkpoint.load(path), checkpoint.load(target)
+    assert posterior.keys() == {key for key in trained[2] if key.startswith("enc_q.")} and posterior
+    assert rest.keys() | posterior.keys() == trained[2].keys() and not rest.keys() & posterior.keys()
+    assert all(torch.equal(posterior[key], trained[2][key]) for key in posterior)
+
+    flags = ["-c", str(trained[1]), "-i", str(path), "-o", str(tmp_path / "again.pth"), "--posterior"]
+    assert compress_model.main([*flags, str(target)]) == 2 and "no posterior encoder" in capsys.readouterr().err
+    assert compress_model.main([*flags, str(tmp_path / "Q.pth")]) == 2 and not (tmp_path / "again.pth").exists()

@@ -20,6 +20,7 @@ import pretrain
 from modules.config import load_config
 from modules.data.features import save_f0
 from modules.errors import UserError
+from modules.evaluation.ge2e import Ge2eEncoder
 from modules.evaluation.melody import compare_melodies
 from modules.f0 import get_predictor
 from modules.f0.base import F0Contour
@@ -284,6 +285,36 @@ def test_the_page_needs_nothing_beside_it_and_plays_what_it_shows(tmp_path) -> N
         assert spectrum.argmax() * rate / len(audio) == pytest.approx(hertz, rel=0.02)
     pictures = [base64.b64decode(address.split(",")[1]) for address in addresses if "image" in address[:12]]
     assert len(pictures) == 2 and all(data.startswith(b"\x89PNG") for data in pictures)
+
+
+class Ear:
+    """A stand-in for the speaker encoder: tells low voices from high ones."""
+
+    def embed(self, audio: np.ndarray) -> np.ndarray | None:
+        power = np.abs(np.fft.rfft(audio)) ** 2
+        split = round(600 * len(audio) / 16000)
+        halves = np.sqrt([power[:split].sum(), power[split:].sum()])
+        return halves / np.linalg.norm(halves) if halves.any() else None
+
+
+def test_a_result_is_compared_with_the_recordings_of_both_singers(tmp_path, monkeypatch) -> None:
+    low, high = ([write_tone(tmp_path / f"{hz}_{n}.wav", 0.3, hz + n) for n in range(2)] for hz in (150, 800))
+    conversion = Conversion("deep", "bright", low[0], high[0], 24, 1.0)
+    monkeypatch.setattr(Ge2eEncoder, "load", lambda **_: Ear())
+    near = demo_report.Listener({"deep": low, "bright": high}).compare(conversion)
+    assert near is not None and near.to_target > 0.95 and near.to_source < 0.3
+    assert f"{near.to_target:.2f} to the target singer" in demo_report.describe_likeness(near)
+
+    unknown_target = demo_report.Listener({"deep": low}).compare(conversion)
+    assert unknown_target is not None and np.isnan(unknown_target.to_target)
+    assert "to the source singer" in (text := demo_report.describe_likeness(unknown_target)) and "target" not in text
+
+    def missing(**_: object) -> Ear:
+        raise UserError("no weights")
+
+    monkeypatch.setattr(Ge2eEncoder, "load", missing)
+    nothing = demo_report.Listener({"deep": low, "bright": high}).compare(conversion)
+    assert nothing is None and demo_report.describe_likeness(nothing) == ""
 
 
 # All of it

@@ -71,6 +71,24 @@ class PitchFinder:
         return F0Contour.from_track(track)
 
 
+class Melody:
+    """The f0 of a whole song, filled in piece by piece.
+
+    Attributes:
+        f0: float32 [T] Hz before transposition, one value each ``hop_length`` samples; 0 where it is not voiced.
+    """
+
+    def __init__(self, n_samples: int, hop_length: int) -> None:
+        self.f0 = np.zeros(-(-n_samples // hop_length), dtype=np.float32)
+        self.hop_length = hop_length
+
+    def fill_in(self, contour: F0Contour, start: int, first: int, last: int) -> None:
+        """Take the part [first, last) of the song, in samples, from a contour whose frame 0 begins at ``start``."""
+        at = (start + (np.arange(len(contour.f0)) + 0.5) * self.hop_length).astype(np.int64)
+        kept = (at >= first) & (at < last)
+        self.f0[at[kept] // self.hop_length] = (contour.f0 * contour.uv)[kept]
+
+
 @dataclass
 class SongRange:
     """How far a song leaves the range of the f0 predictor, gathered piece by piece."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +23,7 @@ from modules.f0 import F0Contour, clear_cache
 from modules.inference import windows
 from modules.inference.assembly import AudioSpool, OverlapAdder, read_piece
 from modules.inference.options import InferenceOptions, ModelOptions
-from modules.inference.pitch import PitchFinder, SongRange
+from modules.inference.pitch import Melody, PitchFinder, SongRange
 from modules.inference.speaker_mix import Speaker, SpeakerMix, speaker_id
 from modules.inference.windows import Layout, Piece, Window, WindowInput
 
@@ -35,6 +34,12 @@ SILENT_DB = -120.0
 
 class Cancelled(Exception):
     """The conversion was stopped by its cancel event."""
+
+
+class Cancel(Protocol):
+    """What a conversion asks now and then whether it should stop; a threading.Event is one."""
+
+    def is_set(self) -> bool: ...
 
 
 class Renderer(Protocol):
@@ -64,11 +69,13 @@ class Report:
     Attributes:
         seconds: length of the song.
         peak: largest absolute sample of the result; what is over 1 was clipped in the file.
+        f0: float32 [T] Hz, the song's melody at the frames of the model before transposition; 0 where unvoiced.
         warnings: lines for the user.
     """
 
     seconds: float = 0.0
     peak: float = 0.0
+    f0: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     warnings: list[str] = field(default_factory=list)
 
 
@@ -81,6 +88,7 @@ class _Job:
     speaker: Speaker
     stop: Callable[[], None]  # raises when the user has had enough
     song_range: SongRange
+    melody: Melody
 
 
 class Svc:
@@ -148,7 +156,7 @@ class Svc:
         speaker: str | int | SpeakerMix,
         options: InferenceOptions | None = None,
         progress: Progress | None = None,
-        cancel: threading.Event | None = None,
+        cancel: Cancel | None = None,
     ) -> Report:
         """Convert a file into another; the suffix of ``target`` decides its format.
 
@@ -176,7 +184,7 @@ class Svc:
         speaker: str | int | SpeakerMix,
         options: InferenceOptions | None = None,
         progress: Progress | None = None,
-        cancel: threading.Event | None = None,
+        cancel: Cancel | None = None,
     ) -> tuple[np.ndarray, Report]:
         """Convert mono float32 [T] at ``sample_rate`` in memory; gives float32 [T]. Raises as convert_file."""
         out = np.zeros(len(audio), dtype=np.float32)
@@ -204,13 +212,15 @@ class Svc:
         speaker: str | int | SpeakerMix,
         options: InferenceOptions | None,
         progress: Progress | None,
-        cancel: threading.Event | None,
+        cancel: Cancel | None,
     ) -> Report:
         options = options or InferenceOptions()
         self.check(options)
-        job = _Job(spool, options, self.resolve_speaker(speaker), _stopper(cancel), SongRange(self.pitch, options))
-        chunks = self._slice(spool, blocks, options, job.stop)
-        report = Report(seconds=spool.length / self.sample_rate)
+        singer, stop = self.resolve_speaker(speaker), _stopper(cancel)
+        chunks = self._slice(spool, blocks, options, stop)
+        melody = Melody(spool.length, self._voice().hop_length)
+        job = _Job(spool, options, singer, stop, SongRange(self.pitch, options), melody)
+        report = Report(seconds=spool.length / self.sample_rate, f0=melody.f0)
 
         def measure_and_emit(block: np.ndarray) -> None:
             peak = float(np.abs(block).max(initial=0.0))
@@ -254,8 +264,10 @@ class Svc:
         pad = round(options.pad_seconds * voice.sample_rate)
         layout = windows.lay_out(piece, pad, voice.hop_length, voice.sample_rate)
         read = partial(read_piece, job.spool, piece, layout.lead)
-        contour = self._contour(read, layout, job)
         offset = piece.start - layout.lead  # position in the song of sample 0 of the laid out piece
+        contour = self._contour(read, layout, job)
+        job.melody.fill_in(contour, offset, piece.start, piece.stop)
+        contour = F0Contour(contour.f0 * 2.0 ** (options.trans / 12), contour.uv)
         for window in self._windows(read, layout, contour):
             job.stop()
             first = window.first * voice.hop_length
@@ -276,7 +288,7 @@ class Svc:
         contour = self.pitch.contour(read, layout.n_frames, layout.n_samples, options, job.stop)
         if self.pitch.watches_range and not options.auto_predict_f0:
             job.song_range.listen(read, contour)
-        return F0Contour(contour.f0 * 2.0 ** (options.trans / 12), contour.uv)
+        return contour
 
     def _windows(self, read: Callable[[int, int], np.ndarray], layout: Layout, contour: F0Contour) -> list[Window]:
         voice = self._voice()
@@ -294,7 +306,7 @@ class Svc:
         return job.speaker.weights(middle / job.spool.length)
 
 
-def _stopper(cancel: threading.Event | None) -> Callable[[], None]:
+def _stopper(cancel: Cancel | None) -> Callable[[], None]:
     def stop() -> None:
         if cancel is not None and cancel.is_set():
             raise Cancelled

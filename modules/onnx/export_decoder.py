@@ -78,10 +78,10 @@ def repeat_ends(x: Tensor, before: int, after: int) -> Tensor:
     return torch.cat([*[x[..., :1]] * before, x, *[x[..., -1:]] * after], dim=-1)
 
 
-EXPORTED = (ExportSource, ExportUpsample, ExportDownsample, ExportPulseSource, ExportSpectrum)
+EXPORTED = (ExportSource, ExportPulseSource, ExportSpectrum, ExportUpsample, ExportDownsample)
 REWRITES: dict[type[nn.Module], Callable[..., nn.Module]] = {
     SineSource: ExportSource,
-    SnakeAlias: rewrite_snake,
     PulseSource: ExportPulseSource,
     ShortTimeSpectrum: ExportSpectrum,
+    SnakeAlias: rewrite_snake,
 }

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from modules import checkpoint
 from modules.config import Config, parse_config
 from modules.errors import UserError
-from pretrain import BASE_DISCRIMINATOR, BASE_GENERATOR
+from pretrain import BASE_DISCRIMINATOR, BASE_GENERATOR, BASE_POSTERIOR
 
 SPEAKER_TABLE = "emb_g.weight"
-POSTERIOR = "enc_q."  # only training needs it, and a release may lack it
+POSTERIOR = "enc_q."
 _SHOWN_DIFFERENCES = 3
 # What may differ: how many speakers there are, what no weight depends on, and the discriminators, which can start anew.
 _FREE = {"n_speakers", "speech_encoder", "p_dropout", "speaker_embedding", "discriminator_width"}
@@ -28,10 +28,12 @@ class BaseModel:
 
     Attributes:
         generator: .safetensors file that carries its config.
+        posterior: its posterior encoder, which only training needs; a generator that holds it needs no such file.
         discriminator: its discriminators; the file need not be there.
     """
 
     generator: Path
+    posterior: Path
     discriminator: Path
     config: Config
 
@@ -52,7 +54,7 @@ def find_base(folder: Path) -> BaseModel | None:
         config = parse_config(text, path)
     except UserError as error:
         raise _broken(error.what, path) from None
-    return BaseModel(path, folder / BASE_DISCRIMINATOR, config)
+    return BaseModel(path, folder / BASE_POSTERIOR, folder / BASE_DISCRIMINATOR, config)
 
 
 def start(folder: Path | None, config: Config, generator: nn.Module, discriminator: nn.Module) -> str:
@@ -115,6 +117,8 @@ def _shown(section: Mapping[str, Any], key: str) -> str:
 def _fill_generator(generator: nn.Module, base: BaseModel, speakers: Mapping[str, int]) -> list[str]:
     state = _read(base.generator)
     table = state.pop(SPEAKER_TABLE, None)
+    if base.posterior.is_file():
+        state.update(_read(base.posterior))
     report = _load(generator, state, base.generator)
     missing = [key for key in report.missing if key != SPEAKER_TABLE]
     if table is None or report.mismatched or not all(key.startswith(POSTERIOR) for key in missing):
@@ -129,7 +133,7 @@ def _fill_generator(generator: nn.Module, base: BaseModel, speakers: Mapping[str
     if new:
         notes.append(f"{', '.join(new)}: from the mean of its speakers")
     if missing:
-        notes.append("its posterior encoder is not in the file and starts anew")
+        notes.append(f"the posterior encoder starts anew (there is no {base.posterior.name})")
     return notes
 
 

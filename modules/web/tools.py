@@ -1,0 +1,154 @@
+"""What the tools do, without a word about their looks: files in, scripts run, files out."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules import checkpoint
+from modules.errors import UserError
+from modules.files import write_text
+from modules.web.catalog import Choice
+from modules.web.conversion import Desk, config_of
+from modules.web.scripts import command_text, run_script
+
+Words = list[str | Path]
+NAME = re.compile(r"[\w][\w .-]{0,59}")
+RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # names that Windows keeps to itself
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a tool made: files, and the command that makes the same."""
+
+    files: tuple[Path, ...]
+    command: str
+
+
+Step = str | Written  # lines of the script, and at last what was written
+
+
+def check_name(name: str) -> str:
+    """A plain name for a file or folder. Raises UserError."""
+    name = name.strip()
+    if not NAME.fullmatch(name) or name.endswith(".") or RESERVED.fullmatch(name):
+        raise UserError(f"not a name for a model: {name!r}", "", "use letters, digits, spaces, dots, - and _")
+    return name
+
+
+def mix(desk: Desk, names: Sequence[str], percents: Sequence[float], mode: str, name: str) -> Iterator[Step]:
+    """trained/<name>/ with the mix of the models and the config of the first. Raises UserError."""
+    if len(names) < 2 or len(names) != len(percents):
+        raise UserError(f"{len(names)} model(s) are chosen", "", "choose two or more")
+    choices = [desk.catalog().find(one) for one in names]
+    folder = _new(desk.studio.folder("trained") / check_name(name))
+    target = folder / f"{folder.name}.pth"
+    pairs = [f"{_model(choice)}={percent:g}" for choice, percent in zip(choices, percents, strict=True)]
+    arguments: Words = ["-m", "modules.mixing", *pairs, "--mode", mode, "-o", target]
+    try:
+        yield from _run(desk, arguments)
+        write_text(folder / "config.json", _config_text(choices[0]))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    yield Written((target,), command_text(arguments, desk.studio.home))
+
+
+def release(desk: Desk, model: str, kind: str, half: bool, name: str) -> Iterator[Step]:
+    """trained/<name>.safetensors, or trained/<name>/ with .pth and config. Raises UserError."""
+    choice = desk.catalog().find(model)
+    trained, name = desk.studio.folder("trained"), check_name(name)
+    target = trained / f"{name}.safetensors" if kind == "safetensors" else trained / name / f"{name}.pth"
+    _new(target)
+    if kind != "safetensors":
+        _new(target.parent)
+    config = choice.config
+    if config is None:
+        config = desk.session.folder / "config.json"
+        write_text(config, _config_text(choice))
+    arguments: Words = [
+        "compress_model.py",
+        "-c",
+        config,
+        "-i",
+        _model(choice),
+        "-o",
+        target,
+        *(["-hf"] if half else []),
+    ]
+    yield from _run(desk, arguments)
+    if kind != "safetensors":
+        write_text(target.parent / "config.json", _config_text(choice))
+    yield Written((target,), command_text(arguments, desk.studio.home))
+
+
+def export_onnx(desk: Desk, model: str, parts: Sequence[str], half: bool, name: str) -> Iterator[Step]:
+    """checkpoints/<name>/ with the graphs. Raises UserError."""
+    choice = desk.catalog().find(model)
+    root, name = desk.studio.folder("checkpoints"), check_name(name)
+    folder = _new(root / name)
+    try:
+        folder.mkdir(parents=True)
+        source = _model(choice)
+        if source.suffix == ".pth":
+            shutil.copyfile(source, folder / "model.pth")
+        else:
+            state = checkpoint.model_state(checkpoint.load(source), source)
+            checkpoint.save(
+                {"model": state, "iteration": 0, "optimizer": None, "learning_rate": 0.0}, folder / "model.pth"
+            )
+        write_text(folder / "config.json", _config_text(choice))
+        arguments = ["onnx_export.py", "-n", name, *(["--parts", *parts] if parts else []), *(["-hf"] if half else [])]
+        yield from _run(desk, arguments, ["--root", root, "--pretrain", desk.studio.pretrain])
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    yield Written(tuple(sorted(folder.glob("*.onnx"))), command_text(arguments, desk.studio.home))
+
+
+def to_safetensors(desk: Desk, files: Sequence[Path]) -> Iterator[Step]:
+    """Each .pth or .pt file as .safetensors, in the page's own folder. Raises UserError."""
+    sources = [path for path in files if path.suffix in (".pth", ".pt", ".ckpt")]
+    configs = [path for path in files if path.suffix == ".json"]
+    if not sources:
+        raise UserError("there is no .pth or .pt file among them", "", "choose the files to convert")
+    if len(configs) > 1:
+        raise UserError(f"there are {len(configs)} configs", "", "add the one that belongs to the model")
+    folder = desk.session.folder / f"safetensors-{len(list(desk.session.folder.glob('safetensors-*')))}"
+    folder.mkdir()
+    copies = []
+    for source in sources:
+        copies.append(folder / source.name)
+        copies[-1].hardlink_to(source)
+    if configs:
+        (folder / "config.json").hardlink_to(configs[0])
+    arguments: Words = ["-m", "pretrain", "convert", *copies]
+    yield from _run(desk, arguments)
+    made = tuple(path.with_suffix(".safetensors") for path in copies)
+    yield Written(made, command_text(["-m", "pretrain", "convert", *(path.name for path in sources)], desk.studio.home))
+
+
+def _run(desk: Desk, arguments: Sequence[str | Path], extra: Sequence[str | Path] = ()) -> Iterator[str]:
+    return run_script(arguments, desk.studio.home, desk.studio.code, desk.session, extra)
+
+
+def _new(path: Path) -> Path:
+    if path.exists():
+        raise UserError(f"{path.name} is there already", path, "choose another name")
+    return path
+
+
+def _model(choice: Choice) -> Path:
+    if choice.model is None:
+        raise UserError("this choice is a folder of ONNX graphs", choice.name, "choose the model it was made from")
+    return choice.model
+
+
+def _config_text(choice: Choice) -> str:
+    config = config_of(choice)
+    if config is None:
+        raise UserError("the model has no config", choice.name, "put its config.json beside it")
+    return config.to_json()

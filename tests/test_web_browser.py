@@ -1,0 +1,402 @@
+"""The page as a person uses it, in a headless Chromium."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from modules import checkpoint
+from tests.standin_voice import RATE
+from tests.web_server import SPEECH_HOST, WebServer, launched_browser, make_home, write_song
+
+SHOTS = os.environ.get("SCREENSHOTS")  # the folder that pictures of the page are wanted in
+PATIENCE = int(os.environ.get("PATIENCE", "60000"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched_browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    running = WebServer(make_home(tmp_path_factory.mktemp("web")), "--max_upload", "20")
+    yield running
+    running.stop()
+
+
+class Visitor:
+    """Somebody with the page open; remembers what it asked of other machines, and errors of its scripts."""
+
+    def __init__(self, browser: Any, server: WebServer, locale: str = "en-US", width: int = 1280) -> None:
+        self.context = browser.new_context(locale=locale, viewport={"width": width, "height": 900})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.foreign: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", self._note)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.server = server
+        self.open()
+
+    def _note(self, request: Any) -> None:
+        if not request.url.startswith((self.server.url, "data:", "blob:")):
+            self.foreign.append(request.url)
+
+    def open(self) -> None:
+        self.page.goto(self.server.url)
+        self.page.wait_for_selector("#convert-start")
+        self.page.wait_for_function("document.querySelector('#convert-speaker input')?.value")
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def choose(self, field: str, value: str) -> None:
+        """One of a dropdown's choices."""
+        if self.page.locator(f"#{field} input").input_value() == value:
+            return
+        option = self.page.get_by_role("option", name=value, exact=True)
+        for _ in range(20):  # the list may be read anew while it opens
+            self.page.locator(f"#{field} input").click()
+            try:
+                option.click(timeout=1500)
+                break
+            except Exception:
+                self.page.keyboard.press("Escape")
+        self.page.wait_for_function(
+            "([field, value]) => document.querySelector(`#${field} input`).value === value", arg=[field, value]
+        )
+
+    def upload(self, field: str, *files: Path) -> None:
+        self.page.set_input_files(f"#{field} input[type=file]", list(files))
+        self.page.wait_for_selector(f"#{field} >> text={files[-1].stem[:8]}")
+
+    def convert(self, *songs: Path) -> None:
+        """Press Convert and wait until every song is done."""
+        self.start(*songs)
+        self.page.wait_for_selector(f".song.done >> nth={len(songs) - 1}")
+
+    def start(self, *songs: Path) -> None:
+        if songs:
+            self.upload("convert-files", *songs)
+        self.page.click("#convert-start")
+
+    def write(self, field: str, text: str) -> None:
+        self.page.locator(f"#{field} input, #{field} textarea").first.fill(text)
+
+    def set_number(self, field: str, value: float) -> None:
+        number = self.page.locator(f"#{field} input[type=number]")
+        number.fill(str(value))
+        number.blur()
+        self.page.wait_for_timeout(300)
+
+    def take_picture(self, name: str) -> None:
+        """For docs/images, where they are asked for."""
+        if SHOTS is not None:
+            from PIL import Image
+
+            self.page.wait_for_timeout(500)
+            picture = Image.open(io.BytesIO(self.page.screenshot(full_page=True)))
+            picture.convert("RGB").quantize(128).save(Path(SHOTS) / f"{name}.png", optimize=True)
+
+    def message(self) -> str:
+        """The text of the message that has appeared."""
+        self.page.wait_for_selector(".toast-body")
+        text: str = self.page.inner_text(".toast-body >> nth=-1")
+        return text
+
+    def download(self, what: str) -> bytes:
+        with self.page.expect_download() as waiting:
+            self.page.click(what)
+        return Path(waiting.value.path()).read_bytes()
+
+
+@pytest.fixture
+def visit(browser: Any, server: WebServer) -> Iterator[Callable[..., Visitor]]:
+    visitors: list[Visitor] = []
+
+    def come(**options: Any) -> Visitor:
+        visitors.append(Visitor(browser, server, **options))
+        return visitors[-1]
+
+    yield come
+    for visitor in visitors:
+        visitor.context.close()
+    for visitor in visitors:
+        assert not visitor.foreign, "the page asked another machine"
+        assert not visitor.complaints
+    assert not server.connections(), "the server asked another machine"
+
+
+def seconds_of(data: bytes) -> float:
+    audio, rate = soundfile.read(io.BytesIO(data))
+    assert np.isfinite(audio).all()
+    assert np.sqrt(np.mean(audio**2)) > 1e-3, "silence"
+    return len(audio) / rate
+
+
+def test_a_song_is_converted_heard_and_downloaded(visit: Callable[..., Visitor], server: WebServer) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose("convert-model", "trained/duet")
+    visitor.choose("convert-speaker", "bob")
+    visitor.set_number("convert-trans", 2)
+    visitor.convert(server.home / "song.wav")
+
+    page.wait_for_selector("#result-saved >> text=results/song_2key_bob_sovits_pm.flac")
+    page.wait_for_selector("#result-audio >> text=0:03")  # the player has read it
+    for kind in ("wav", "flac"):
+        assert seconds_of(visitor.download(f"#result-{kind}")) == 3.0
+    assert seconds_of(visitor.download("#result-mp3")) == pytest.approx(3.0, abs=0.1)
+    saved, rate = soundfile.read(server.home / "results/song_2key_bob_sovits_pm.flac")
+    assert rate == RATE and len(saved) == 3 * RATE
+    assert page.evaluate("document.querySelector('#result-picture img').naturalWidth") == 1200
+    page.click("#result-used button")
+    command = page.inner_text("#result-command .cm-content")
+    assert "inference_main.py -m trained/duet/duet.pth -c trained/duet/config.json -n song.wav -s bob -t 2" in command
+
+
+def test_several_songs_wait_in_line_and_a_bad_one_stops_nobody(
+    visit: Callable[..., Visitor], server: WebServer
+) -> None:
+    nonsense = server.home / "nonsense.wav"
+    nonsense.write_bytes(b"this is not a song at all" * 100)
+    visitor = visit()
+    visitor.start(server.home / "song.wav", nonsense, write_song(server.home / "other.wav", 1.5))
+    visitor.page.wait_for_selector(".song.done >> nth=1")
+    assert [row.split()[0] for row in visitor.page.locator(".song").all_inner_texts()] == ["song", "nonsense", "other"]
+    failed = visitor.page.inner_text(".song.failed")
+    assert "nonsense" in failed and "what to do" in failed
+    assert "Traceback" not in failed
+    assert seconds_of(visitor.download("#result-wav")) == 1.5  # the newest result is shown
+
+
+def test_a_nonsense_model_is_refused_with_a_message(visit: Callable[..., Visitor], server: WebServer) -> None:
+    broken = server.home / "broken.pth"
+    broken.write_bytes(os.urandom(5000))
+    visitor = visit()
+    visitor.page.click("#convert-upload-group button")
+    visitor.page.set_input_files("#convert-upload input[type=file]", [broken])
+    assert "0 configs where there should be one" in visitor.message()
+    config = server.home / "trained/duet/config.json"
+    visitor.open()
+    visitor.page.click("#convert-upload-group button")
+    visitor.page.set_input_files("#convert-upload input[type=file]", [broken, config])
+    visitor.page.wait_for_function("document.querySelector('#convert-model input').value.includes('broken.pth')")
+    visitor.page.click("#convert-load")
+    assert "cut off or not a weights file" in visitor.message()
+
+
+def test_the_page_speaks_the_language_of_the_browser_and_can_be_switched(visit: Callable[..., Visitor]) -> None:
+    visitor = visit(locale="zh-CN")
+    assert visitor.page.inner_text("#convert-start") == "转换"
+    assert "拖放" in visitor.page.inner_text("#convert-files")  # also Gradio's own words
+    visitor.page.get_by_role("link", name="English").click()
+    visitor.page.wait_for_selector("#convert-start >> text=Convert")
+    assert "Drop" in visitor.page.inner_text("#convert-files")
+    visitor.open()
+    assert visitor.page.inner_text("#convert-start") == "Convert"  # it is remembered
+
+
+def test_two_models_are_mixed_and_the_mix_sings(visit: Callable[..., Visitor], server: WebServer) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.tab("Tools")
+    for name in ("trained/duet", "trained/second"):
+        page.locator("#mix-models input").click()
+        page.get_by_role("option", name=name, exact=True).click()
+    page.wait_for_selector("#mix-percent-1 input[type=number]")
+    visitor.set_number("mix-percent-0", 75)
+    visitor.set_number("mix-percent-1", 25)
+    visitor.write("mix-name", "blend")
+    page.click("#mix-go")
+    page.wait_for_selector("#mix-log >> text=trained/blend/blend.pth")
+    first, second, mixed = (
+        checkpoint.model_state(checkpoint.load(server.home / f"trained/{name}/{name}.pth"), name)
+        for name in ("duet", "second", "blend")
+    )
+    for key, value in mixed.items():
+        np.testing.assert_allclose(value, 0.75 * first[key] + 0.25 * second[key], rtol=1e-4, atol=1e-6)
+
+    visitor.tab("Convert")
+    visitor.choose("convert-model", "trained/blend")
+    visitor.convert(server.home / "song.wav")
+    assert seconds_of(visitor.download("#result-wav")) == 3.0
+
+
+def test_a_model_is_released_as_one_file(visit: Callable[..., Visitor], server: WebServer) -> None:
+    """(B1) The original's page calls its own compression with the wrong arguments."""
+    visitor = visit()
+    visitor.tab("Tools")
+    visitor.choose("release-model", "logs/44k/G_800.pth")
+    visitor.page.locator("#release-half input").check()
+    visitor.write("release-name", "voice 1")
+    visitor.page.click("#release-go")
+    visitor.page.wait_for_selector("#release-log >> text=trained/voice 1.safetensors")
+    released = server.home / "trained/voice 1.safetensors"
+    state = checkpoint.load(released)
+    assert {str(value.dtype) for value in state.values()} == {"torch.float16"}
+    assert not any(key.startswith("enc_q.") for key in state)
+    assert visitor.download("#release-files a") == released.read_bytes()
+    visitor.page.click("#release-go")
+    assert "is there already" in visitor.message()
+
+
+def test_old_files_become_safetensors(visit: Callable[..., Visitor], server: WebServer) -> None:
+    visitor = visit()
+    visitor.tab("Tools")
+    visitor.upload("safe-upload", server.home / "trained/duet/duet.pth", server.home / "trained/duet/config.json")
+    visitor.page.click("#safe-go")
+    visitor.page.wait_for_selector("#safe-log >> text=duet.safetensors")
+    target = server.home / "converted.safetensors"
+    target.write_bytes(visitor.download("#safe-files a"))
+    old = checkpoint.load(server.home / "trained/duet/duet.pth")["model"]
+    new = checkpoint.model_state(checkpoint.load(target), target)
+    assert set(old) == set(new) and all(bool((old[key] == new[key]).all()) for key in old)
+
+
+def test_the_debug_switch_shows_where_an_error_comes_from(visit: Callable[..., Visitor]) -> None:
+    """(B2) The original's switch reads the value it began with."""
+    visitor = visit()
+    page = visitor.page
+    page.click("#convert-start")
+    assert "there is no song" in visitor.message() and "Traceback" not in visitor.message()
+    page.locator("#debug input").check()
+    page.wait_for_selector("text=Errors now show where they come from")
+    page.click("#convert-start")
+    page.wait_for_selector(".toast-body >> text=Traceback")
+    page.locator("#debug input").uncheck()
+    page.wait_for_selector("text=Errors now show a short message")
+    page.reload()
+    page.wait_for_selector("#convert-start")
+    page.click("#convert-start")
+    assert "Traceback" not in visitor.message()
+
+
+def test_two_visitors_do_not_disturb_each_other(visit: Callable[..., Visitor], server: WebServer) -> None:
+    songs = write_song(server.home / "hers.wav", 2.0), write_song(server.home / "his.wav", 1.0)
+    first, second = visit(), visit()
+    first.choose("convert-speaker", "alice")
+    second.choose("convert-speaker", "bob")
+    first.start(songs[0])
+    second.start(songs[1])
+    for visitor in (first, second):
+        visitor.page.wait_for_selector(".song.done")
+    assert seconds_of(first.download("#result-wav")) == 2.0
+    assert seconds_of(second.download("#result-wav")) == 1.0
+    assert first.page.locator(".song").count() == second.page.locator(".song").count() == 1
+    second.page.click("#convert-unload")  # she still has the voice that they shared
+    second.page.wait_for_selector("#convert-state >> text=Unloaded")
+    assert server.voices()
+    first.convert()
+    assert not (server.home / "results/his_0key_alice_sovits_pm.flac").exists()
+
+
+def test_unloading_and_closing_the_page_end_the_process_of_the_voice(
+    visit: Callable[..., Visitor], server: WebServer
+) -> None:
+    """(B8) The original keeps encoder, vocoder and pitch networks."""
+    wait_for(lambda: not server.voices())
+    visitor = visit()
+    visitor.choose("convert-model", "trained/duet")
+    visitor.page.click("#convert-load")
+    visitor.page.wait_for_selector("#convert-state >> text=duet.pth")
+    assert len(server.voices()) == 1
+    visitor.page.click("#convert-unload")
+    visitor.page.wait_for_selector("#convert-state >> text=Unloaded")
+    assert not server.voices()
+    visitor.page.click("#convert-load")
+    visitor.page.wait_for_selector("#convert-state >> text=duet.pth")
+    visitor.page.close()
+    wait_for(lambda: not server.voices())
+
+
+def test_a_cancelled_conversion_stops_within_two_seconds(visit: Callable[..., Visitor], server: WebServer) -> None:
+    """Also in the middle of harvest, which listens to nobody while it computes."""
+    long = write_song(server.home / "long.wav", 80.0)
+    visitor = visit()
+    visitor.choose("convert-model", "trained/duet")
+    visitor.choose("convert-f0_predictor", "harvest")
+    visitor.page.click("#convert-load")
+    visitor.page.wait_for_selector("#convert-state >> text=duet.pth")
+    visitor.start(long)
+    visitor.page.wait_for_selector(".song.running")
+    time.sleep(1.5)
+    before = server.voices()
+    start = time.monotonic()
+    visitor.page.click("#convert-cancel")
+    visitor.page.wait_for_selector(".song.cancelled")
+    assert time.monotonic() - start < 2.0
+    assert before and not server.voices()  # memory and all
+    assert not list((server.home / "results").glob("long*"))
+    visitor.choose("convert-f0_predictor", "pm")
+    visitor.page.locator(
+        "#convert-files button[aria-label='Clear'], #convert-files button[title='Clear']"
+    ).first.click()
+    visitor.convert(server.home / "song.wav")  # and the page still works
+
+
+def test_the_mix_over_time_is_drawn_and_sung(visit: Callable[..., Visitor], server: WebServer) -> None:
+    visitor = visit()
+    page = visitor.page
+    page.click("#convert-mix > button")
+    page.wait_for_selector("#convert-mix-drawing polygon >> nth=1")
+    assert page.inner_text("#convert-mix-drawing .mix-legend").split() == ["alice", "bob"]
+    page.locator("#convert-mix-on input").check()
+    visitor.convert(server.home / "song.wav")
+    page.wait_for_selector("#result-saved >> text=song_0key_spk_mix_sovits_pm.flac")
+    page.click("#result-used button")
+    assert "-usm" in page.inner_text("#result-command .cm-content")
+    assert "'bob': [[0.0, 1.0, 0.0, 1.0]]" in page.inner_text("#result-mix .cm-content")
+
+
+def test_a_song_outside_the_trained_range_gets_a_suggestion(visit: Callable[..., Visitor], server: WebServer) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose("convert-model", "trained/duet")
+    visitor.choose("convert-speaker", "alice")  # trained on 300 to 700 Hz
+    visitor.upload("convert-files", server.home / "song.wav")  # 200 to 240 Hz
+    page.wait_for_selector("#convert-range .warn")
+    assert "300 Hz (D4) – 700 Hz (F5)" in page.inner_text("#convert-range")
+    label = page.inner_text("#convert-use-shift")
+    page.click("#convert-use-shift")
+    page.wait_for_selector("#convert-range .good")
+    shift = float(page.locator("#convert-trans input[type=number]").input_value())
+    assert 5 <= shift <= 8 and label == f"Transpose by +{shift:g}"
+
+
+def test_text_to_speech_says_that_there_is_no_internet(visit: Callable[..., Visitor], server: WebServer) -> None:
+    visitor = visit()
+    visitor.tab("Text to speech")
+    visitor.write("convert-speech-text", "Hello, is anybody there?")
+    visitor.page.click("#convert-speech-make")
+    visitor.page.wait_for_selector("#convert-speech-state .warn")
+    assert "cannot be reached" in visitor.page.inner_text("#convert-speech-state")
+    assert SPEECH_HOST in server.connections_file.read_text()  # it was tried
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_sticks_out_of_the_screen(visit: Callable[..., Visitor], server: WebServer, width: int) -> None:
+    visitor = visit(width=width)
+    visitor.convert(server.home / "song.wav")
+    for tab in ("Tools", "Prepare & train", "Convert"):
+        visitor.tab(tab)
+        visitor.page.wait_for_timeout(300)
+        assert visitor.page.evaluate("document.scrollingElement.scrollWidth") <= width, tab
+        visitor.take_picture(f"{tab.split()[0].lower()}{'' if width > 1000 else '-narrow'}")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

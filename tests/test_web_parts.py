@@ -1,0 +1,375 @@
+"""The parts of the web page that need no browser."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+import string
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import inference_main
+import modules.web
+from modules import checkpoint
+from modules.errors import UserError
+from modules.inference.options import InferenceOptions, ModelOptions, settings
+from modules.web import mix_table, song_range
+from modules.web.catalog import choice_of_files, list_models
+from modules.web.command_line import command_line, mix_text
+from modules.web.controls import CUTTING, PITCH, SANE, SOUND, UPPERMOST, read_options
+from modules.web.conversion import Names, model_options
+from modules.web.pictures import log_spectrogram
+from modules.web.scripts import error_of
+from modules.web.server import Settings, is_loopback
+from modules.web.studio import Studio
+from modules.web.texts import Text, preferred_language
+from modules.web.texts_options import HELP, LABELS
+from modules.web.tools import check_name
+from modules.web.voice_process import Job, Outcome, Progress, Stopped, VoiceProcess
+from modules.web.voices import Voices
+from tests.conftest import ROOT
+from tests.standin_voice import RATE, small_config, write_encoder, write_model
+from tests.web_server import write_song
+
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def all_texts() -> Iterator[tuple[str, Text]]:
+    """Every text of the page with its place, also those in dicts and tuples."""
+
+    def inside(place: str, value: Any) -> Iterator[tuple[str, Text]]:
+        if isinstance(value, Text):
+            yield place, value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                yield from inside(f"{place}[{key}]", item)
+        elif isinstance(value, (tuple, list)):
+            for item in value:
+                yield from inside(place, item)
+
+    for info in pkgutil.iter_modules(modules.web.__path__):
+        if info.name.startswith("texts") or info.name == "app":
+            module = importlib.import_module(f"modules.web.{info.name}")
+            for name, value in vars(module).items():
+                members = vars(value).items() if inspect.isclass(value) and value is not Text else [("", value)]
+                for member, item in members:
+                    yield from inside(f"{info.name}.{name}.{member}", item)
+
+
+def fields(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_every_text_is_there_in_both_languages() -> None:
+    texts = list(all_texts())
+    assert len(texts) > 100
+    for place, text in texts:
+        assert text.en.strip() and text.zh.strip(), place
+        assert fields(text.en) == fields(text.zh), place
+        assert not CHINESE.search(text.en), place
+        if len(text.en) > 12 and not place.startswith("app."):
+            assert CHINESE.search(text.zh), place
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("en-GB,en;q=0.9,zh;q=0.1", "en"),
+        ("de-DE,zh-TW;q=0.7,en;q=0.3", "zh"),
+        ("fr", "en"),
+        ("", "en"),
+        ("zh;q=nonsense", "zh"),
+    ],
+)
+def test_the_language_is_the_first_of_the_browser_that_is_known(header: str, language: str) -> None:
+    assert preferred_language(header) == language
+
+
+def test_every_setting_of_the_command_line_is_on_the_page() -> None:
+    """(A29) And its label, help, default and range come from the same place."""
+    shown = {*UPPERMOST, *SOUND, *PITCH, *CUTTING}
+    assert shown == {field.name for field, _ in settings(InferenceOptions)}
+    assert shown <= set(LABELS) and set(HELP) == set(LABELS)
+    limits = {field.name: (field.default, setting) for field, setting in settings(InferenceOptions)}
+    for name, (low, high, step) in SANE.items():
+        default, setting = limits[name]
+        assert setting.low is None or setting.low <= low
+        assert setting.high is None or high <= setting.high
+        assert low <= default <= high and step > 0, name
+
+
+def test_untouched_controls_give_the_defaults_of_the_command_line() -> None:
+    values = {field.name: field.default for field, _ in settings(InferenceOptions)}
+    assert read_options(values) == InferenceOptions()
+    assert read_options({**values, "k_step": 50.0, "trans": 3}) == InferenceOptions(k_step=50, trans=3.0)
+
+
+@pytest.mark.parametrize(
+    "forged", [{"noise_scale": 99}, {"f0_predictor": "../x"}, {"trans": "1"}, {"k_step": None}, {"second_encoding": 3}]
+)
+def test_forged_values_are_refused(forged: dict[str, Any]) -> None:
+    values = {field.name: field.default for field, _ in settings(InferenceOptions)}
+    with pytest.raises(UserError):
+        read_options({**values, **forged})
+
+
+def test_the_command_line_does_what_the_page_did(tmp_path: Path) -> None:
+    model = ModelOptions(
+        model_path=tmp_path / "trained/my voice/G.pth", config_path=tmp_path / "trained/my voice/config.json",
+        device="cpu", shallow_diffusion=True, diffusion_model_path=tmp_path / "d.pt",
+    )  # fmt: skip
+    options = InferenceOptions(trans=-2.0, f0_predictor="dio", k_step=50, f0_filter_threshold=0.1, second_encoding=True)
+    words = shlex.split(command_line(tmp_path, model, options, "a song.wav", "bob", "mp3"))
+    assert words[:2] == ["python", "inference_main.py"] and str(tmp_path) not in " ".join(words)
+    args = inference_main.build_parser().parse_args(words[2:])
+    assert args.clean_names == ["a song.wav"] and args.spk_list == ["bob"] and args.wav_format == "mp3"
+    assert args.trans == [-2.0]
+    again = InferenceOptions(
+        **{field.name: getattr(args, field.name) for field, _ in settings(InferenceOptions) if field.name != "trans"}
+    )
+    assert again == InferenceOptions(f0_predictor="dio", k_step=50, f0_filter_threshold=0.1, second_encoding=True)
+    assert args.model_path == Path("trained/my voice/G.pth") and args.shallow_diffusion and args.device == "cpu"
+
+
+def test_the_mix_of_a_table_is_that_of_spkmix() -> None:
+    rows = [["alice", 50, 100, 1, 0], ["alice", 0, 50, 1, 1], ["bob", 0, 100, "0", 1], [None, "", "", "", ""]]
+    tracks = mix_table.tracks_of(rows)
+    assert tracks == {"alice": [[0, 0.5, 1, 1], [0.5, 1, 1, 0]], "bob": [[0, 1, 0, 1]]}
+    scope: dict[str, Any] = {}
+    exec(mix_text(tracks), scope)  # what the user is told to put into spkmix.py
+    assert scope["spk_mix_map"] == tracks
+    weights = mix_table.mix_of(rows, {"alice": 0, "bob": 1}, 2).weights(np.array([0.0, 0.5, 1.0]))
+    np.testing.assert_allclose(weights, [[1, 0], [2 / 3, 1 / 3], [0, 1]], atol=1e-6)
+    drawing = mix_table.draw([["<b>", 0, 100, 1, 1]], {"<b>": 0})
+    assert "<polygon" in drawing and "<b>" not in drawing
+    for wrong in (["bob", 0, "x", 1, 1], ["bob", 0, 40, 1, 1], ["carol", 0, 100, 1, 1]):
+        with pytest.raises(UserError):
+            mix_table.mix_of([["alice", 0, 100, 1, 1], wrong], {"alice": 0, "bob": 1}, 2)
+
+
+def test_the_suggested_shift_brings_the_song_into_the_voice() -> None:
+    assert song_range.suggested_shift((110, 220), (220, 440)) in (11, 12)
+    assert song_range.suggested_shift((220, 300), (200, 400)) == 0
+    assert song_range.suggested_shift((100, 1600), (200, 400)) == -6  # too wide: middle on middle
+    assert song_range.describe((110, 261.6)) == "110 Hz (A2) – 262 Hz (C4)"
+
+
+def test_the_range_of_a_song_is_heard(tmp_path: Path) -> None:
+    found = song_range.song_range(write_song(tmp_path / "song.wav", 3.0, base=200.0))
+    assert found is not None
+    assert 185 < found[0] < 215 and 225 < found[1] < 255
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
+    assert song_range.song_range(tmp_path / "silence.wav") is None
+
+
+def test_the_picture_shows_a_tone_where_it_is() -> None:
+    t = np.arange(2 * RATE) / RATE
+    tone = np.sin(2 * np.pi * np.where(t < 1, 400.0, 3200.0) * t).astype(np.float32)
+    blocks = [tone[start : start + 7000] for start in range(0, len(tone), 7000)]
+    picture = log_spectrogram(blocks, 2.0, RATE)
+    bins = np.geomspace(50, 12000, len(picture))
+    columns = picture.shape[1]
+    assert abs(bins[picture[:, columns // 4].argmax()] / 400 - 1) < 0.05
+    assert abs(bins[picture[:, 3 * columns // 4].argmax()] / 3200 - 1) < 0.05
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Folders as users leave them."""
+    write_model(tmp_path / "trained/good", name="good.pth")
+    write_model(tmp_path / "trained/twice", name="a.pth")
+    write_model(tmp_path / "trained/twice", name="b.pth")
+    (tmp_path / "trained/empty").mkdir()
+    for name in ("G_0.pth", "G_100.pth", "G_900.pth", "G_best.pth", "D_900.pth"):
+        write_model(tmp_path / "logs/44k", name=name)
+    (tmp_path / "logs/44k/kmeans_10000.pt").write_bytes(b"x")
+    (tmp_path / "logs/44k/diffusion").mkdir()
+    (tmp_path / "logs/44k/diffusion/model_100.pt").write_bytes(b"x")
+    (tmp_path / "logs/44k/diffusion/config.yaml").write_bytes(b"x")
+    state = {"emb_g.weight": checkpoint.load(tmp_path / "logs/44k/G_0.pth")["model"]["emb_g.weight"]}
+    checkpoint.save_safetensors(state, tmp_path / "trained/one.safetensors", {"config": small_config().to_json()})
+    return tmp_path
+
+
+def test_models_are_found_where_users_put_them(home: Path) -> None:
+    catalog = list_models(Studio(home, ROOT, home))
+    assert list(catalog.choices) == [
+        "trained/good", "trained/one.safetensors", "logs/44k/G_best.pth", "logs/44k/G_900.pth", "logs/44k/G_100.pth",
+    ]  # fmt: skip
+    assert len(catalog.problems) == 2
+    assert "2 models" in catalog.problems[1] and "no model" in catalog.problems[0]
+    best = catalog.find("logs/44k/G_best.pth")
+    options = model_options(
+        best, device=None, precision="auto", enhance=True, diffusion_mode="shallow", diffusion="model_100.pt",
+        cluster="kmeans_10000.pt",
+    )  # fmt: skip
+    assert options.shallow_diffusion and options.diffusion_model_path == home / "logs/44k/diffusion/model_100.pt"
+    assert options.cluster_path() == home / "logs/44k/kmeans_10000.pt" and not options.enhance
+    one = catalog.find("trained/one.safetensors")
+    assert one.config is None and one.model == home / "trained/one.safetensors"
+
+
+def test_links_out_of_the_folder_and_names_with_dots_lead_nowhere(home: Path, tmp_path_factory: Any) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    write_model(outside / "secret", name="secret.pth")
+    (home / "trained/link").symlink_to(outside / "secret")
+    (home / "trained/sly").mkdir()
+    (home / "trained/sly/config.json").symlink_to(outside / "secret/config.json")
+    (home / "trained/sly/model.pth").symlink_to(outside / "secret/secret.pth")
+    (home / "trained/.hidden").symlink_to(home / "trained/good")
+    catalog = list_models(Studio(home, ROOT, home))
+    assert not [name for name in catalog.choices if any(word in name for word in ("link", "sly", "hidden"))]
+    for name in ("trained/link", "../outside/secret", str(outside / "secret"), "trained/../../etc", None, ""):
+        with pytest.raises(UserError):
+            catalog.find(name)
+
+
+def test_uploaded_files_make_a_model_only_together(home: Path) -> None:
+    files = [home / "trained/good/good.pth", home / "trained/good/config.json", home / "logs/44k/kmeans_10000.pt"]
+    choice = choice_of_files("mine", files)
+    assert (choice.model, choice.config) == (files[0], files[1])
+    assert [cluster.path for cluster in choice.clusters] == [files[2]]
+    for wrong in ([], files[:1], files[1:], [*files, home / "trained/twice/a.pth"]):
+        with pytest.raises(UserError):
+            choice_of_files("mine", wrong)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../x", "a/b", "a\\b", "/etc/x", ".hidden", "-o", "con", "x" * 99, "a\nb", "x."]
+)
+def test_names_of_new_models_are_plain(name: str) -> None:
+    with pytest.raises(UserError):
+        check_name(name)
+
+
+def test_names_that_people_use_are_names() -> None:
+    for name in ("voice 1", "alice-v2.1", "小明"):
+        assert check_name(name) == name
+
+
+def test_results_never_take_each_others_names(tmp_path: Path) -> None:
+    (tmp_path / "song.flac").touch()
+    names = Names()
+    assert [names.reserve(tmp_path / "song.flac").name for _ in range(2)] == ["song_2.flac", "song_3.flac"]
+    names.release(tmp_path / "song_2.flac")
+    assert names.reserve(tmp_path / "song.flac").name == "song_2.flac"
+
+
+def test_the_error_of_a_script_reaches_the_user_in_its_three_parts() -> None:
+    lines = ["reading", "error: it is broken", "in two lines", "  where: x.pth", "  to do: get it again"]
+    error = error_of(lines, 2)
+    assert (error.what, error.where, error.fix) == ("it is broken\nin two lines", "x.pth", "get it again")
+    assert "Boom" in error_of(["Traceback", "Boom"], 1).what
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org"])
+def test_another_host_needs_a_password(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import webUI
+
+    monkeypatch.delenv("WEBUI_PASSWORD", raising=False)
+    assert not is_loopback(host)
+    for words in ([], ["--password", "short"]):
+        args = webUI.build_parser().parse_args(["--host", host, "--folder", str(tmp_path), *words])
+        with pytest.raises(UserError, match="password"):
+            Settings.from_arguments(args, ROOT)
+    monkeypatch.setenv("WEBUI_PASSWORD", "long enough")
+    args = webUI.build_parser().parse_args(["--host", host, "--folder", str(tmp_path)])
+    assert Settings.from_arguments(args, ROOT).host == host
+
+
+def test_the_page_is_for_this_machine_alone_by_default(tmp_path: Path) -> None:
+    import webUI
+
+    args = webUI.build_parser().parse_args(["--folder", str(tmp_path)])
+    assert is_loopback(Settings.from_arguments(args, ROOT).host)
+    assert webUI.main(["--folder", str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.fixture(scope="module")
+def voice_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("voice")
+    write_model(root / "trained/duet", name="duet.pth")
+    write_encoder(root / "pretrain")
+    return root
+
+
+@pytest.fixture(scope="module")
+def options(voice_home: Path) -> ModelOptions:
+    folder = voice_home / "trained/duet"
+    return ModelOptions(folder / "duet.pth", folder / "config.json", device="cpu")
+
+
+def test_sessions_share_a_voice_that_goes_with_the_last_of_them(voice_home: Path, options: ModelOptions) -> None:
+    """(B8) And a conversion that is given up in the middle leaves nothing to the next one."""
+    voices, never = Voices(), threading.Event()
+    first = voices.hold(options, voice_home / "pretrain", "one", never)
+    assert voices.hold(options, voice_home / "pretrain", "two", never) is first
+    assert first.process is not None and first.facts is not None
+    assert first.facts.speakers == {"alice": 0, "bob": 1}
+    pid = first.process.process.pid
+
+    song = write_song(voice_home / "song.wav", 2.0)
+    job = Job(song, voice_home / "out.flac", "bob", InferenceOptions(), (voice_home / "out.mp3",), voice_home / "p.png")
+    given_up = voices.convert(first, job, voice_home / "pretrain", never)
+    next(given_up)
+    given_up.close()
+    events = list(voices.convert(first, job, voice_home / "pretrain", never))
+    assert all(isinstance(event, Progress) for event in events[:-1])
+    outcome = events[-1]
+    assert isinstance(outcome, Outcome) and outcome.seconds == 2.0 and outcome.copies == (voice_home / "out.mp3",)
+    assert outcome.song_range is not None and 180 < outcome.song_range[0] < outcome.song_range[1] < 260
+    assert soundfile.info(voice_home / "out.flac").frames == 2 * RATE
+    assert (voice_home / "p.png").read_bytes().startswith(b"\x89PNG")
+
+    voices.let_go("one")
+    assert [voice.process.process.pid for voice in voices.loaded() if voice.process] == [pid]
+    voices.let_go("two")
+    assert not voices.loaded() and not first.process.alive
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_process_that_dies_is_told_of_and_replaced(voice_home: Path, options: ModelOptions) -> None:
+    voices, never = Voices(), threading.Event()
+    voice = voices.hold(options, voice_home / "pretrain", "one", never)
+    job = Job(write_song(voice_home / "long.wav", 30.0), voice_home / "dead.flac", "bob", InferenceOptions())
+    try:
+        running = voices.convert(voice, job, voice_home / "pretrain", never)
+        next(running)
+        assert voice.process is not None
+        voice.process.process.kill()
+        with pytest.raises(UserError, match="ended"):
+            list(running)
+        short = Job(write_song(voice_home / "short.wav", 0.5), voice_home / "short.flac", "bob", InferenceOptions())
+        assert isinstance(list(voices.convert(voice, short, voice_home / "pretrain", never))[-1], Outcome)
+        with pytest.raises(UserError, match="no speaker"):
+            wrong = Job(short.source, short.target, "carol", InferenceOptions())
+            list(voices.convert(voice, wrong, voice_home / "pretrain", never))
+    finally:
+        voices.close()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_process(voice_home: Path, options: ModelOptions) -> None:
+    import dataclasses
+
+    process = VoiceProcess(dataclasses.replace(options, model_path=voice_home / "no.pth"), voice_home / "pretrain")
+    with pytest.raises(UserError, match="no such model"):
+        process.load()
+    assert not process.alive
+    cancelled = threading.Event()
+    cancelled.set()
+    process = VoiceProcess(options, voice_home / "pretrain")
+    start = time.monotonic()
+    with pytest.raises(Stopped):
+        process.load(cancelled)
+    assert not process.alive and time.monotonic() - start < 2
