@@ -157,7 +157,13 @@ class PrepareTab:
             with gr.Row():
                 for side in ("recording", "model"):
                     self.players.append(
-                        gr.Audio(visible=False, interactive=False, min_width=240, elem_id=f"prepare-{side}-{number}")
+                        gr.Audio(
+                            visible=False,
+                            interactive=False,
+                            buttons=["download"],
+                            min_width=240,
+                            elem_id=f"prepare-{side}-{number}",
+                        )
                     )
 
     def _add_extras(self) -> None:

@@ -190,10 +190,11 @@ class Steps:
             "提取每个片段的内容、旋律与频谱；只需一次",
         ),
         "train": Text(
-            "Hours on a GPU. Stopping saves; starting again goes on. A base model (G_0.pth and D_0.pth in {logs}) "
-            "saves most of the time.",
+            "Hours on a GPU. Stopping saves; starting again goes on. A base model saves most of the time: G_0.pth and "
+            "D_0.pth in {logs}, else the one in pretrain/base for whisper-ppg-base and the size micro.",
             "需用显卡训练数小时。停止会保存，再次启动会接着训练。"
-            "在 {logs} 放底模（G_0.pth 和 D_0.pth）可节省大部分时间。",
+            "底模可节省大部分时间：{logs} 里的 G_0.pth 和 D_0.pth，"
+            "否则用 pretrain/base 里的（适用于 whisper-ppg-base 和 micro）。",
         ),
         "index": Text("A timbre nearer to the target, with clear words (-fr)", "让音色更接近目标且吐字清晰（-fr）"),
         "cluster": Text("The same with k-means centres (-cr)", "同上，用 k-means 聚类中心（-cr）"),
