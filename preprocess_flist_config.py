@@ -20,11 +20,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train_list", default="./filelists/train.txt", help="list of training clips to write")
     parser.add_argument("--val_list", default="./filelists/val.txt", help="list of validation clips to write")
     parser.add_argument("--source_dir", default="./dataset/44k", help="one folder of wavs for each speaker")
+    parser.add_argument("--speakers", nargs="+", default=[], metavar="NAME", help="only these folders; default: all")
     parser.add_argument("--speech_encoder", default="vec768l12", choices=list(ENCODERS), help="speech encoder")
     parser.add_argument("--vol_aug", action="store_true", help="volume embedding, and loudness augmentation")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tiny", action="store_true", help="the smaller model for real-time conversion")
     size.add_argument("--micro", action="store_true", help="a model small enough to train without a GPU")
+    parser.add_argument("-m", "--model", default="44k", help="the diffusion model will be in logs/<model>/diffusion")
     parser.add_argument("--seed", type=int, default=1234, help="decides which clips validate")
     parser.add_argument("--config", type=Path, default=Path("configs/config.json"), help="config to write")
     parser.add_argument(
@@ -39,7 +41,7 @@ def make_lists_and_configs(args: argparse.Namespace) -> int:
     from modules.data import preprocess_flist as work
     from modules.files import write_text
 
-    dataset = work.scan(args.source_dir)
+    dataset = work.scan(args.source_dir, args.speakers)
     training, validation = work.split(dataset, args.seed)
     ids, warnings = work.speaker_ids([speaker.name for speaker in dataset.speakers], _existing_ids(args.config))
     for warning in dataset.warnings + warnings:
@@ -53,6 +55,7 @@ def make_lists_and_configs(args: argparse.Namespace) -> int:
         config, encoder=encoder.name, width=encoder.width, tiny=args.tiny, micro=args.micro, vol_aug=args.vol_aug
     )
     work.match_diffusion(diffusion, config)
+    diffusion.env.expdir = f"logs/{args.model}/diffusion"
     work.set_speakers(config, diffusion, ids)
     work.set_lists(config, diffusion, args.train_list, args.val_list)
 

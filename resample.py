@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.cli import BatchReport, make_parser, run
+from modules.cli import EXIT_OK, EXIT_SOME_FAILED, BatchReport, make_parser, run
 from modules.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--pitch_shift", type=float, nargs="+", default=[], metavar="SEMITONES",
         help="also write copies of each clip at another pitch with the same voice, such as -4 4 8; they only train",
     )
+    parser.add_argument("--speakers", nargs="+", default=[], metavar="NAME", help="only these folders; default: all")
+    parser.add_argument(
+        "--report",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write nothing but a report on the recordings (to FILE too, as JSON): minutes, pitch, levels, problems",
+    )
     parser.add_argument("--num_processes", type=int, default=0, help="worker processes; 0 is one a core")
     return parser
 
@@ -37,13 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
 def resample_all(args: argparse.Namespace) -> int:
     """Convert every recording that is not done yet."""
     from modules.data.preprocess_pool import Failure, process_count, remove_leftovers, run_all
-    from modules.data.preprocess_resample import ResampleJob, find_sources, is_written_for, orphans
+    from modules.data.preprocess_resample import ResampleJob, find_recordings, is_written_for, orphans
     from modules.progress import track
 
     options = _options(args)
-    if not args.in_dir.is_dir():
-        raise UserError("there is no such folder", f"--in_dir {args.in_dir}", "put recordings into it by speaker")
-    sources, left_out = find_sources(args.in_dir, args.out_dir2)
+    sources, left_out = find_recordings(args.in_dir, args.out_dir2, args.speakers)
     report = BatchReport("recording")
     for path, reason in left_out:
         report.skip(path, reason)
@@ -71,6 +77,22 @@ def resample_all(args: argparse.Namespace) -> int:
     return report.finish()
 
 
+def report_on_recordings(args: argparse.Namespace) -> int:
+    """Say what the recordings are like; exit code 1 where some of them are of no use."""
+    from modules.data.recordings_examine import count_recordings, examine_folder
+    from modules.data.recordings_report import RecordingsReport, print_report
+    from modules.files import write_text
+    from modules.progress import track
+
+    count = count_recordings(args.in_dir, args.speakers)
+    results = examine_folder(args.in_dir, args.speakers, args.num_processes, args.debug)
+    report = [item for item in track(results, "report", count + 1) if isinstance(item, RecordingsReport)][0]
+    print_report(report)
+    if args.report:
+        write_text(args.report, report.to_json())
+    return EXIT_OK if all(file.usable for file in report.files) else EXIT_SOME_FAILED
+
+
 def _options(args: argparse.Namespace) -> ResampleOptions:
     from modules.audio.pitch_shift import LARGEST_SHIFT
     from modules.data.preprocess_resample import ResampleOptions
@@ -90,7 +112,8 @@ def _options(args: argparse.Namespace) -> ResampleOptions:
 
 def main(argv: list[str] | None = None) -> int:
     """Run step 1; the exit code is 0 (all done), 1 (some recordings failed) or 2 (could not start)."""
-    return run(resample_all, build_parser().parse_args(argv))
+    args = build_parser().parse_args(argv)
+    return run(resample_all if args.report is None else report_on_recordings, args)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_workers", type=int, help="processes that load clips; default: as many as are useful")
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="instead of the config's fp16_run")
     parser.add_argument("--compile", action="store_true", help="compile the decoder (a slow start, faster steps)")
+    parser.add_argument(
+        "--patience", type=positive_int, default=10, help="evaluations without improvement before the run says so"
+    )
+    parser.add_argument("--stop_early", action="store_true", help="and end then")
     return run(body, parser.parse_args(argv))
 
 
@@ -42,7 +46,16 @@ def body(args: argparse.Namespace) -> int:
     from pretrain import BASE_DIR
 
     base_dir = None if args.from_scratch else BASE_DIR
-    options = Options(args.max_steps, args.max_minutes, args.num_workers, args.precision, args.compile, base_dir)
+    options = Options(
+        max_steps=args.max_steps,
+        max_minutes=args.max_minutes,
+        num_workers=args.num_workers,
+        precision=args.precision,
+        compile=args.compile,
+        base_dir=base_dir,
+        patience=args.patience,
+        stop_early=args.stop_early,
+    )
     with join_ranks(args.device) as ranks:
         return train(args.config, args.log_dir / args.model, options, ranks)
 

@@ -61,6 +61,7 @@ def main() -> None:
             for way, measured in rows.items():
                 runs = [measure(ways[way], song, args.work, Path(name)) for song in songs]
                 measured.append((*runs[0], *runs[1]))
+                print(way, [round(value, 2) for value in measured[-1]], file=sys.stderr, flush=True)
     if args.repeats:
         show(rows, args)
 

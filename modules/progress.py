@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
-PLAIN_INTERVAL = 30.0  # seconds between lines in a log file
+PLAIN_INTERVAL = float(os.environ.get("PROGRESS_SECONDS", "30"))  # between lines in a log file
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -75,6 +75,22 @@ def test_speaker_ids_follow_the_sorted_names(monkeypatch: pytest.MonkeyPatch) ->
     assert config()["model"]["n_speakers"] == diffusion()["model"]["n_spk"] == 3
 
 
+def test_only_the_named_speakers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("alice", "bob", "carol"):
+        speaker(name)
+    assert run("--speakers", "carol", "alice") == 0
+    assert config()["spk"] == {"alice": 0, "carol": 1}
+    assert {line.split("/")[-2] for line in lines("train") + lines("val")} == {"alice", "carol"}
+    assert run("--speakers", "dora") == 2
+    assert "speakers with clips: alice, bob, carol" in capsys.readouterr().err
+
+
+def test_the_diffusion_model_goes_into_the_folder_of_its_voice() -> None:
+    speaker("alice")
+    assert run() == 0 and diffusion()["env"]["expdir"] == "logs/44k/diffusion"
+    assert run("-m", "alice") == 0 and diffusion()["env"]["expdir"] == "logs/alice/diffusion"
+
+
 def test_hidden_folders_and_stray_files_are_no_speakers() -> None:
     """(A9)"""
     speaker("alice", 3)

@@ -20,7 +20,7 @@ import onnx_export
 from cluster import kmeans, retrieval
 from diffusion import gaussian
 from diffusion.samplers import SAMPLERS
-from diffusion.unit2mel import Unit2Mel, build_unit2mel
+from diffusion.unit2mel import Unit2Mel, build_unit2mel, load_unit2mel
 from modules.audio.io import load_audio
 from modules.config import load_diffusion_config
 from modules.errors import UserError
@@ -33,7 +33,8 @@ from modules.onnx.export_source import normal, start_phases
 from modules.onnx.hearing import stretch
 from modules.onnx.manifest import Manifest
 from modules.onnx.timbre import Cells, CentreBlender, RetrievalBlender, blend
-from modules.onnx.voice import load_onnx
+from modules.onnx.voice import GraphDiffusionVoice, load_onnx
+from pretrain.convert import convert
 from tests.conftest import ROOT
 from tests.onnx_tools import draw_as_the_graph_does, snr_db
 from tests.standin_voice import WIDTH, small_config, write_encoder, write_model
@@ -56,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_diffusion(folder)
     write_timbre(folder)
     flags = ["--root", str(root / "checkpoints"), "--pretrain", str(root / "pretrain")]
-    parts = ["encoder", "diffusion", "vocoder", "cluster", "retrieval", "fcpe"]
+    parts = ["encoder", "diffusion", "cluster", "retrieval", "fcpe"]  # diffusion brings its vocoder along
     assert onnx_export.main(["-n", "alice", *flags, "--parts", *parts]) == 0
     audio, rate = load_audio(SONG, 44100)
     soundfile.write(root / "song.wav", audio[rate : 5 * rate // 2], rate, subtype="PCM_24")
@@ -212,8 +213,34 @@ def test_diffusion_alone_sings(root: Path, folder: Path) -> None:
     again, _ = svc.convert(song, "alice", InferenceOptions())
     assert np.array_equal(audio, again) and snr_db(other, audio) < 40
     assert np.isfinite(audio).all() and np.sqrt(np.mean(audio**2)) > 1e-3
+    moved, _ = svc.convert(song, "bob", InferenceOptions(cluster_infer_ratio=1.0))
+    centres = kmeans.load(folder / "kmeans_10000.pt").by_speaker["bob"]
+    voice = svc.voice
+    assert isinstance(voice, GraphDiffusionVoice)
+    window = WindowInput(song[:22050], np.zeros(43), np.zeros(43), NAMES["bob"])
+    units = voice.blended(window, InferenceOptions(cluster_infer_ratio=1.0))
+    assert all((centres == frame).all(axis=1).any() for frame in units)  # bob's by name, whatever his number
+    assert snr_db(moved, other) < 60
     with pytest.raises(UserError, match="has no generator"):
         svc.check(InferenceOptions(auto_predict_f0=True))
+
+
+def test_converted_files_export_to_the_same_graphs(root: Path, folder: Path, tmp_path: Path) -> None:
+    """What pretrain convert makes of a model, a diffusion model and centres serves in their place."""
+    copy = tmp_path / "checkpoints/alice"
+    copy.mkdir(parents=True)
+    shutil.copy(folder / "config.json", copy)
+    for name in ("model.pth", "diffusion.pt", "kmeans_10000.pt"):
+        convert(folder / name, (copy / name).with_suffix(".safetensors"))
+    flags = ["--root", str(copy.parent), "--pretrain", str(root / "pretrain")]
+    assert onnx_export.main(["-n", "alice", *flags, "--parts", "cluster"]) == 0
+    for name in ("alice_SoVits.onnx", "kmeans.npz"):
+        assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
+    config = load_diffusion_config(folder / "diffusion.yaml")
+    models = [
+        load_unit2mel(path, config).state_dict() for path in (folder / "diffusion.pt", copy / "diffusion.safetensors")
+    ]
+    assert all(torch.equal(value, models[1][key]) for key, value in models[0].items())
 
 
 def test_centres_and_index_move_units_as_torch_and_faiss_do(folder: Path) -> None:

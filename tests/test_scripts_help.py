@@ -15,7 +15,8 @@ CPU_SECONDS = 0.5
 NOT_SCRIPTS = {"models.py", "spkmix.py"}  # a library and a file that users edit
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("cluster/train_*.py"))
+    for pattern in ("*.py", "scripts/*.py", "cluster/train_*.py", "benchmarks/quality.py")
+    for path in ROOT.glob(pattern)
     if path.name not in NOT_SCRIPTS and "argv" in path.read_text(encoding="utf-8")
 )
 COMMANDS = [[script] for script in SCRIPTS] + [["-m", "pretrain"], ["-m", "pretrain", "fetch"]]

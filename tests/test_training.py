@@ -304,7 +304,7 @@ def test_evaluation_repeats_and_does_not_touch_the_global_generator(prepared: Pa
     clips = ClipDataset(read_file_list(config.data.validation_files), config, training=False)
     generator = networks_of(config, tmp_path).generator
     state = torch.get_rng_state()
-    first, samples = evaluate(generator, [clips[0], clips[1]], config, CPU)
+    first, _, samples = evaluate(generator, [clips[0], clips[1]], config, CPU)
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(7)
     assert evaluate(generator, [clips[0], clips[1]], config, CPU)[0] == first

@@ -55,7 +55,7 @@ class ConvFrontEnd(nn.Module):
 
     Group norm after the first convolution normalises each channel over the whole clip. Its mean and variance
     follow exactly from those of the samples under the kernel, so it folds into the weight of that convolution, and
-    a clip can be computed piece by piece: what the first layers hold is 200 times as large as the features.
+    a clip can be computed piece by piece: what the first layer gives is 64 times as much as the features.
     """
 
     def __init__(self, sizes: HubertSizes) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from modules.audio.loudness import peak
-from modules.audio.slicer import RmsCurve, slice_audio
+from modules.audio.slicer import Chunk, RmsCurve, slice_audio
 
 _KEPT_SILENCE_MS = 500  # of a long silence, at each side
 _FADE_SECONDS = 0.005  # where the middle of a silence was taken out
@@ -54,6 +55,16 @@ def split_into_clips(
     return [sound[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
+def count_clips(
+    chunks: Sequence[Chunk], sample_rate: int, shortest: float = 5.0, longest: float = 15.0
+) -> int:
+    """How many clips split_into_clips makes of audio whose silences are where ``chunks`` says."""
+    lengths = [len(chunk) for chunk in chunks if not chunk.silent]
+    bounds = _merge_short([0, *np.cumsum(lengths).tolist()], shortest * sample_rate)
+    pieces = zip(bounds[:-1], bounds[1:], strict=True)
+    return sum(_parts((stop - start) / sample_rate, longest) for start, stop in pieces if stop > start)
+
+
 def _without_gaps(
     audio: np.ndarray, spans: list[tuple[int, int]], fade: int
 ) -> tuple[np.ndarray, list[int]]:
@@ -84,14 +95,19 @@ def _split_long(
     split = [0]
     for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
         seconds = (stop - start) / sample_rate
-        if seconds > longest:
-            parts = math.ceil(seconds / (longest - 2))  # 2 s of play for finding a quiet moment
+        parts = _parts(seconds, longest)
+        if parts > 1:
             part = seconds / parts
             play = min(part - shortest, longest - part) / 2
             for index in range(1, parts):
                 split.append(_quietest(sound, start + index * part * sample_rate, play, sample_rate))
         split.append(stop)
     return split
+
+
+def _parts(seconds: float, longest: float) -> int:
+    """Into how many pieces a stretch of sound is split, with 2 s of play for finding a quiet moment."""
+    return math.ceil(seconds / (longest - 2)) if seconds > longest else 1
 
 
 def _quietest(sound: np.ndarray, near: float, play: float, sample_rate: int) -> int:

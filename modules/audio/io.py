@@ -91,6 +91,19 @@ def stream_audio(source: Source, sample_rate: int, block_seconds: float = BLOCK_
         yield from _resampled(_mono_blocks(sound, source, block_seconds), sound.samplerate, sample_rate)
 
 
+def stream_channels(
+    source: Source, block_seconds: float = BLOCK_SECONDS
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Blocks float32 [n, C] of a file as it is, also samples that are not finite, each with the rate in Hz.
+
+    Raises:
+        UserError: as load_audio, but for samples that are not finite.
+    """
+    with _open(source, source) as sound:
+        for block in _raw_blocks(sound, source, block_seconds):
+            yield block, sound.samplerate
+
+
 def audio_info(source: Source) -> AudioInfo:
     """Length, rate and channels of a file from its header. Raises UserError as load_audio."""
     with _open(source, source) as sound:
@@ -252,7 +265,7 @@ def _decoded_by_ffmpeg(source: Source, name: object, error: Exception) -> Iterat
         result = subprocess.run([*command, str(target)], capture_output=True, text=True, errors="replace")
         if result.returncode != 0 or not target.is_file():
             first = (result.stderr.strip().splitlines() or [f"ffmpeg ended with {result.returncode}"])[0]
-            detail = re.sub(r"^(\[[^]]*\]\s*)+", "", first)
+            detail = re.sub(r"^(\[[^]]*\]\s*)+", "", first).replace(f"file:{Path(source).resolve()}: ", "")
             raise UserError(f"cannot be read as audio ({detail})", name, "convert it to wav or flac") from None
         yield target
 
@@ -264,6 +277,18 @@ def _reason(error: Exception) -> str:
 
 def _mono_blocks(sound: soundfile.SoundFile, name: object, block_seconds: float) -> Iterator[np.ndarray]:
     """Blocks float32 [n] of an open file, its channels averaged, every sample finite."""
+    position = 0
+    for block in _raw_blocks(sound, name, block_seconds):
+        if not np.isfinite(block).all():
+            seconds = (position + int(np.argmin(np.isfinite(block).all(axis=1)))) / sound.samplerate
+            what = f"the audio holds NaN or infinite samples (first at {seconds:.3f} s)"
+            raise UserError(what, name, "export it again from the program that made it")
+        position += len(block)
+        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+
+
+def _raw_blocks(sound: soundfile.SoundFile, name: object, block_seconds: float) -> Iterator[np.ndarray]:
+    """Blocks float32 [n, C] of an open file, whatever is in them."""
     size = max(1, int(block_seconds * sound.samplerate))
     position = 0
     while True:
@@ -274,12 +299,8 @@ def _mono_blocks(sound: soundfile.SoundFile, name: object, block_seconds: float)
             raise _cut_off(f"it cannot be decoded after {seconds:.1f} s ({_reason(error)})", name) from None
         if len(block) == 0:
             break
-        if not np.isfinite(block).all():
-            seconds = (position + int(np.argmin(np.isfinite(block).all(axis=1)))) / sound.samplerate
-            what = f"the audio holds NaN or infinite samples (first at {seconds:.3f} s)"
-            raise UserError(what, name, "export it again from the program that made it")
         position += len(block)
-        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+        yield block
     # The length in the header of an mp3 is an estimate; the other formats know theirs.
     if position < sound.frames < _UNKNOWN_FRAMES and sound.format != "MP3":
         raise _cut_off(f"{position} of {sound.frames} samples are there", name)

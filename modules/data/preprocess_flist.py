@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,17 +42,27 @@ class Dataset:
         return {copy for speaker in self.speakers for copy in speaker.copies}
 
 
-def scan(source_dir: str) -> Dataset:
+def scan(source_dir: str, speakers: Sequence[str] = ()) -> Dataset:
     """Look at every wav of every speaker's folder. Hidden files and folders and stray files are left alone.
 
+    Args:
+        speakers: only these; all where none is named.
+
     Raises:
-        UserError: no such folder, or no usable clip in it.
+        UserError: no such folder, a named speaker is not there, or no usable clip in it.
     """
     root = Path(source_dir)
     if not root.is_dir():
         raise UserError("there is no such folder", f"--source_dir {source_dir}", "run resample.py first")
     dataset = Dataset()
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    missing = sorted(set(speakers) - {folder.name for folder in folders})
+    if missing:
+        fix = f"speakers with clips: {', '.join(folder.name for folder in folders) or 'none'}"
+        raise UserError(f"there are no clips of {', '.join(missing)}", f"--speakers, in {source_dir}", fix)
+    for folder in folders:
+        if speakers and folder.name not in speakers:
+            continue
         clips = _usable_clips(folder, source_dir, dataset)
         if clips:
             copies = [clip for clip in clips if _original(clip)]

@@ -16,6 +16,7 @@ from modules.audio.io import AUDIO_EXTENSIONS, load_audio, save_audio
 from modules.audio.loudness import is_silent, limit, normalize_loudness, normalize_peak, peak, to_int16
 from modules.audio.pitch_shift import copy_stem, original_stem, shift_pitch
 from modules.audio.resample import resample
+from modules.errors import UserError
 from modules.files import write_text
 
 Loudnorm = Literal["peak", "lufs", "none"]
@@ -95,6 +96,31 @@ def find_sources(in_dir: Path, out_dir: Path) -> tuple[list[Source], list[tuple[
         elif folder.suffix.lower() in AUDIO_EXTENSIONS:
             left_out.append((folder, "not in a speaker's folder; put it into one named for the singer"))
     return sources, left_out
+
+
+def find_recordings(
+    in_dir: Path, out_dir: Path, speakers: Sequence[str] = ()
+) -> tuple[list[Source], list[tuple[Path, str]]]:
+    """As find_sources, of the named speakers only; of all where none is named.
+
+    Raises:
+        UserError: no such folder, or one of the speakers has no recordings.
+    """
+    if not in_dir.is_dir():
+        fix = "put recordings into it, one folder for each speaker"
+        raise UserError("there is no such folder", f"--in_dir {in_dir}", fix)
+    sources, left_out = find_sources(in_dir, out_dir)
+    if not speakers:
+        return sources, left_out
+    known = sorted({source.folder.name for source in sources})
+    missing = [name for name in speakers if name not in known]
+    if missing:
+        fix = f"speakers with recordings: {', '.join(known) or 'none'}"
+        raise UserError(f"there are no recordings of {', '.join(missing)}", f"--speakers, in {in_dir}", fix)
+    return (
+        [source for source in sources if source.folder.name in speakers],
+        [(path, why) for path, why in left_out if path.parent.name in speakers],
+    )
 
 
 def _visible(folder: Path) -> list[Path]:

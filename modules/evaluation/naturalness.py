@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from modules.evaluation.base import NAN, SPEECH_RATE, Case, Figure, Measured, Metric, NotMeasured, Recording, Tools
+from modules.evaluation.base import SPEECH_RATE, Case, Figure, Measured, Metric, NotMeasured, Recording, Tools
 
 INSTALL = "pip install -r requirements-eval.txt"
+LOWEST = 1.0  # of the scale
 
 
 class Naturalness(Metric):
@@ -34,14 +35,14 @@ class Naturalness(Metric):
         self._run = dnsmos.run
 
     def rate(self, recording: Recording) -> dict[str, float]:
-        """SIG, BAK and OVRL by the package's names; NaN for silence."""
+        """SIG, BAK and OVRL by the package's names; silence has the lowest of the scale."""
         return recording.remember("dnsmos", lambda: self._rate(recording))
 
     def _rate(self, recording: Recording) -> dict[str, float]:
         audio = recording.speech.clip(-1, 1)
         names = ("sig_mos", "bak_mos", "ovrl_mos")
         if not audio.any():
-            return dict.fromkeys(names, NAN)
+            return dict.fromkeys(names, LOWEST)
         found = self._run(audio, sr=SPEECH_RATE)
         return {name: float(found[name]) for name in names}
 

@@ -10,17 +10,20 @@ from modules.errors import UserError
 from modules.evaluation.base import NAN, Baseline, Case, Figure, Measured, Metric, NotMeasured, Recording, Tools
 from modules.evaluation.ge2e import Ge2eEncoder
 
+SIMILARITIES = ("similarity_target", "similarity_source", "nearer_target")
+
 
 class SpeakerSimilarity(Metric):
     """How alike voices are: the cosine of Resemblyzer's speaker vectors (at most 1).
 
-    A speaker is the mean vector of the recordings that are given of him or her, without the files that are measured.
-    Similarity to the target: higher is better. Similarity to the source: lower is better; where no recordings of the
-    source's speaker are given, it is that to the source itself. Nearer to target: share of pairs whose target
-    similarity is the higher one, higher is better. The cosine of the source and the target stands beside them, and
-    the baselines: single recordings against the mean of the others of the same speaker, and against other speakers.
-    Without these the numbers mean nothing: singing is further from speech than from another singer, and a synthetic
-    voice is always near to itself. Source: Wan et al., 2018; weights by Resemblyzer (Apache-2.0).
+    A speaker is the mean vector of the recordings that are given of him or her, without the files that are
+    measured. Similarity to the target: higher is better. Similarity to the source: lower is better; where no
+    recordings of the source's speaker are given, it is that to the source itself. Nearer to target: share of pairs
+    whose target similarity is the higher one, higher is better. The cosine of the source and the target stands
+    beside them, and the baselines: single recordings against the mean of the others of the same speaker, and
+    against other speakers. A silent result is like nobody: its similarities are 0. Without the baselines the
+    numbers mean nothing: singing is further from speech than from another singer, and a synthetic voice is always
+    near to itself. Source: Wan et al., 2018; weights by Resemblyzer (Apache-2.0).
     """
 
     _SOURCE = "Wan et al., 2018; Resemblyzer"
@@ -54,6 +57,8 @@ class SpeakerSimilarity(Metric):
 
     def measure(self, case: Case) -> Measured:
         output, source = self.vector(case.output), self.vector(case.source)
+        if output is None:
+            return Measured({**dict.fromkeys(SIMILARITIES, 0.0), "source_to_target": NAN})
         target = mean_vector(self.speaker_vectors(case.pair.target))
         owner = case.pair.source_speaker
         source_voice = mean_vector(self.speaker_vectors(owner)) if owner in self.tools.voices else source

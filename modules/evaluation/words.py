@@ -16,12 +16,13 @@ from modules.evaluation.transcriber import Heard, Transcriber
 class Words(Metric):
     """Character error rate of what Whisper base understands (a share of the letters).
 
-    Content error: the text of the result against the text of the source, lower is better; it says what the conversion
-    lost, and Whisper's own uncertainty is in it. Where the true text is known: the error of the source and of the
-    result against it, and what the conversion added (the second less the first), lower is better. Letters and digits
-    count, case, punctuation and spaces do not. More errors than letters count as 100 %: Whisper fills noise with the
-    same word over and over, and one such clip would outweigh all others in a mean. Of singing Whisper base understands little; read the source's own
-    error first. Source: Radford et al., 2022; edit distance by torchaudio.
+    Content error: the text of the result against the text of the source, lower is better; it says what the
+    conversion lost, and Whisper's own uncertainty is in it. Where the true text is known: the error of the source
+    and of the result against it, and what the conversion added (the second less the first), lower is better.
+    Letters and digits count, case, punctuation and spaces do not. More errors than letters count as 100 %: Whisper
+    fills noise with the same word over and over, and one such clip would outweigh all others in a mean. Of singing
+    Whisper base understands little; read the source's own error first. Source: Radford et al., 2022; edit distance
+    by torchaudio.
     """
 
     _SOURCE = "Radford et al., 2022"

@@ -1,4 +1,4 @@
-"""The decoder nsf-istft as a graph: its noise by a hash, its spectra by convolutions."""
+"""The parts of the decoder nsf-istft as a graph can have them: its noise by a hash, its spectra by convolutions."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class GraphHearing(ABC):
                 self._blender = RetrievalBlender(self.manifest.file(self.folder, "retrieval", "--feature_retrieval"))
             else:
                 path = self.manifest.file(self.folder, "cluster", "--cluster_infer_ratio")
-                self._blender = CentreBlender(path, self.manifest.speakers)
+                self._blender = CentreBlender(path, self.speakers)
         return self._blender
 
 

@@ -15,7 +15,7 @@ from modules.evaluation.base import Baseline, Figure, Recording
 from modules.evaluation.measure import Evaluator, Judged, Results
 from modules.evaluation.pictures import RESULT_COLOUR, audio_tag, draw_pair, page_style, picture_uri, save_figure
 from modules.files import write_text
-from modules.quality.report import ARROWS, name
+from modules.quality.report import ARROWS, count_text, name
 
 TEMPLATE = Path(__file__).with_name("page.html")
 IN_ROWS = (  # figures of the table pair by pair; the sections have all of them
@@ -80,7 +80,7 @@ def _summary_rows(results: Results) -> list[str]:
     for figure in results.figures:
         row = summary.get(figure.key)
         values = (row.mean, row.median, row.worst) if row else (None, None, None)
-        cells = [figure.show(value) for value in values] + [str(row.count) if row else "0"]
+        cells = [figure.show(value) for value in values] + [count_text(row, results)]
         rows.append(_table_row([name(figure), ARROWS[figure.better]], cells))
         rows += [_baseline_row(figure, baseline) for baseline in results.baselines if baseline.of == figure.key]
     return rows

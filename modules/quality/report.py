@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.evaluation.base import Figure
-from modules.evaluation.measure import Results
+from modules.evaluation.measure import Results, Summary
 from modules.files import write_text
 
 ARROWS = {"higher": "↑", "lower": "↓", None: ""}
@@ -34,7 +34,7 @@ def print_table(results: Results) -> None:
     for figure in results.figures:
         row = summary.get(figure.key)
         shown = [figure.show(value) for value in (row.mean, row.median, row.worst)] if row else ["–"] * 3
-        table.add_row(name(figure), ARROWS[figure.better], *shown, str(row.count) if row else "0")
+        table.add_row(name(figure), ARROWS[figure.better], *shown, count_text(row, results))
         for baseline in results.baselines:
             if baseline.of == figure.key:
                 shown = [figure.show(value) for value in (baseline.mean, baseline.lowest, baseline.highest)]
@@ -43,6 +43,12 @@ def print_table(results: Results) -> None:
     console.print(table)
     for metric, reason in results.not_measured.items():
         console.print(f"{metric}: not measured: {reason}", markup=False, highlight=False)
+
+
+def count_text(row: Summary | None, results: Results) -> str:
+    """How many pairs have a figure, and of how many where some have not."""
+    count, total = row.count if row else 0, len(results.judged)
+    return str(count) if count == total else f"{count} of {total}"
 
 
 def name(figure: Figure) -> str:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models import SynthesizerTrn
+from modules.audio.resample import resample
 from modules.audio.spectrogram import mel_spectrogram, spec_to_mel
 from modules.config import Config, DataSection
 from modules.data.dataset import Batch, Clip, collate
+from modules.errors import UserError
+from modules.evaluation.base import SPEECH_RATE
+from modules.evaluation.ge2e import WEIGHT, Ge2eEncoder
+from modules.evaluation.melody import compare_melodies
+from modules.f0 import F0Contour, get_predictor
 from modules.training.distributed import Ranks
+from pretrain import find
 
 MAX_CLIPS = 32  # enough for a steady mean; more would keep the training waiting
 SAMPLES = 3  # clips whose audio and mel are shown
+HEARD = 8  # clips whose melody and voice are judged; by far the cheaper part, and it tells less
+JUDGE = "pm"  # finds f0 on the CPU in a hundredth of the clip's length
+HIGHER_IS_BETTER = {"val/mel_distance": False, "val/f0_cents": False, "val/speaker_similarity": True}
 
 
 class Sample(NamedTuple):
@@ -58,26 +72,112 @@ def mel_of_audio(audio: Tensor, data: DataSection) -> Tensor:
     )
 
 
+class Evaluation(NamedTuple):
+    """What the generator makes of the held-out clips.
+
+    Attributes:
+        distance: mean L1 distance of log-mels over all clips.
+        figures: by the name they have in the log: that distance; the median f0 error in cents and, where the weights
+            of the speaker encoder are there, the similarity of the voice, both means over the first HEARD clips.
+        samples: the first clips, to look at.
+    """
+
+    distance: float
+    figures: dict[str, float]
+    samples: list[Sample]
+
+
+@dataclass
+class Listener:
+    """Judges melody and voice of what the generator sings; hears each recording once and remembers it.
+
+    Args:
+        data: rate and hop of the clips.
+        encoder: of speakers; None leaves the voice out.
+    """
+
+    data: DataSection
+    encoder: Ge2eEncoder | None = None
+    _recorded: dict[int, tuple[F0Contour, np.ndarray | None]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, data: DataSection, pretrain_dir: Path = Path("pretrain")) -> Listener:
+        """With the speaker encoder where its weights are there and whole; nothing is fetched for it."""
+        if find(WEIGHT, pretrain_dir) is None:
+            return cls(data)
+        try:
+            return cls(data, Ge2eEncoder.load("cpu", pretrain_dir))
+        except UserError as error:
+            print(f"the similarity of the voice is not measured: {error}", flush=True)
+            return cls(data)
+
+    def compare(self, number: int, sample: Sample) -> tuple[float, float]:
+        """Median f0 error in cents and cosine of the speaker vectors of clip ``number``; NaN where there is none."""
+        if number not in self._recorded:
+            self._recorded[number] = self._hear(sample.audio.numpy())
+        (recorded, voice), (sung, other) = self._recorded[number], self._hear(sample.generated.numpy())
+        cents = compare_melodies(recorded, sung, 0.0).median_cents
+        known = voice is not None and other is not None
+        return cents, float(np.dot(voice, other)) if known else math.nan  # type: ignore[arg-type]
+
+    def _hear(self, audio: np.ndarray) -> tuple[F0Contour, np.ndarray | None]:
+        rate = self.data.sampling_rate
+        judge = get_predictor(JUDGE, hop_length=self.data.hop_length, sample_rate=rate)
+        vector = None if self.encoder is None else self.encoder.embed(resample(audio, rate, SPEECH_RATE))
+        return judge(np.nan_to_num(audio)), vector
+
+
 def evaluate(
-    generator: SynthesizerTrn, clips: Sequence[Clip], config: Config, ranks: Ranks
-) -> tuple[float, list[Sample]]:
-    """The mean L1 distance of log-mels over the held-out ``clips``, and the first few of them to look at.
+    generator: SynthesizerTrn, clips: Sequence[Clip], config: Config, ranks: Ranks, listener: Listener | None = None
+) -> Evaluation:
+    """Let the generator sing the held-out ``clips`` and compare with the recordings.
 
     Deterministic: the clips are whole and always the same, ``infer`` draws from a generator of its own, and the
     random numbers of training are not touched. Each rank takes its share of the clips.
     """
     generator.eval()
     distances: list[float] = []
+    heard: list[tuple[float, float]] = []
     samples: list[Sample] = []
-    for clip in clips[ranks.rank :: ranks.world_size]:
-        batch = collate([clip]).to(ranks.device)
+    for number in range(ranks.rank, len(clips), ranks.world_size):
+        batch = collate([clips[number]]).to(ranks.device)
         sample = _sing(generator, batch, config.data)
         distances.append(float((sample.mel - sample.generated_mel).abs().mean()))
+        if listener is not None and number < HEARD:
+            heard.append(listener.compare(number, sample))
         if len(samples) < SAMPLES:
             samples.append(sample)
     generator.train()
-    total, count = ranks.total([sum(distances), len(distances)])
-    return total / count, samples
+    columns = [distances, [cents for cents, _ in heard], [likeness for _, likeness in heard]]
+    known = [[value for value in column if math.isfinite(value)] for column in columns[1:]]
+    sums = [value for column in (distances, *known) for value in (sum(column), len(column))]
+    means = [total / count if count else math.nan for total, count in zip(*[iter(ranks.total(sums))] * 2, strict=True)]
+    figures = {name: mean for name, mean in zip(HIGHER_IS_BETTER, means, strict=True) if not math.isnan(mean)}
+    return Evaluation(means[0], {"val/mel_distance": means[0], **figures}, samples)
+
+
+class Plateau:
+    """Notices when no figure has been better than ever before for a number of evaluations.
+
+    Args:
+        patience: that number.
+        best_distance: the lowest mel distance of the run before this process.
+    """
+
+    def __init__(self, patience: int, best_distance: float = math.inf) -> None:
+        self.patience = patience
+        self.waiting = 0  # evaluations since something was better than ever
+        self._best = {"val/mel_distance": -best_distance}
+
+    def see(self, figures: Mapping[str, float]) -> bool:
+        """Take in an evaluation; tells whether ``patience`` of them, or a multiple, have brought nothing."""
+        better = False
+        for name, value in figures.items():
+            score = value if HIGHER_IS_BETTER[name] else -value
+            if score > self._best.get(name, -math.inf):
+                self._best[name], better = score, True
+        self.waiting = 0 if better else self.waiting + 1
+        return self.waiting > 0 and self.waiting % self.patience == 0
 
 
 @torch.inference_mode()

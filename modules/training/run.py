@@ -81,6 +81,7 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         self.loss_names = loss_names
         self.sums = torch.zeros(len(loss_names), device=ranks.device)  # of the losses since the last line
         self.summed = 0
+        self.enough = False  # an evaluation may set it on all ranks: training then ends after this step
 
     def __enter__(self) -> Any:
         self.stop = StopSignals(self.options.max_minutes).__enter__()
@@ -159,7 +160,7 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
                 self._save()
                 self._evaluate()
             received, expired = self.ranks.highest([self.stop.received or 0, self.stop.expired])
-            if received or expired or progress.step == last_step:
+            if received or expired or self.enough or progress.step == last_step:
                 return self._finish(received)
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from modules.nn.losses import discriminator_loss, feature_loss, generator_loss, 
 from modules.nn.segments import slice_segments
 from modules.training import base_model
 from modules.training.checkpoints import (
+    BEST_NAME,
     BestCheckpoint,
     Player,
     Progress,
@@ -33,7 +34,7 @@ from modules.training.checkpoints import (
     save_pair,
 )
 from modules.training.distributed import Ranks
-from modules.training.evaluation import choose_clips, evaluate, mel_of_audio, mel_of_spec
+from modules.training.evaluation import Listener, Plateau, choose_clips, evaluate, mel_of_audio, mel_of_spec
 from modules.training.guard import lost
 from modules.training.logging import TrainingLog
 from modules.training.precision import Precision
@@ -50,6 +51,8 @@ class Options(RunOptions):
 
     compile: bool = False
     base_dir: Path | None = None  # of the base model to start from where the model's folder holds no pair
+    patience: int = 10  # evaluations without any improvement before the run says so
+    stop_early: bool = False  # and ends
 
 
 class Losses(NamedTuple):
@@ -318,6 +321,9 @@ class Run(TrainingRun[Batch, tuple[Pictures, dict[str, Tensor]]]):
         )
         self.config, self.networks, self.held_out = config, networks, held_out
         self.best = BestCheckpoint(model_dir, progress.step)
+        self.listener = Listener.load(config.data)
+        self.plateau = Plateau(options.patience, self.best.distance)
+        self.options: Options = options
 
     def learning_rate(self) -> float:
         train = self.config.train
@@ -354,18 +360,38 @@ class Run(TrainingRun[Batch, tuple[Pictures, dict[str, Tensor]]]):
         return lost(step, model_dir, last_good)
 
     def evaluate(self) -> None:
-        """Measure the held-out mel distance, show what it sounds like, and keep the best generator."""
-        distance, samples = evaluate(self.networks.generator, self.held_out, self.config, self.ranks)
+        """Measure on held-out clips, show what they sound like, and keep the best generator."""
+        found = evaluate(self.networks.generator, self.held_out, self.config, self.ranks, self.listener)
+        stuck = self.plateau.see(found.figures)  # on all ranks: they have to end together
+        self.enough = stuck and self.options.stop_early
         if self.log is None:
             return
         step, sample_rate = self.progress.step, self.config.data.sampling_rate
-        self.log.scalars(step, self.progress.epoch, {"val/mel_distance": distance})
-        for number, sample in enumerate(samples):
+        self.log.scalars(step, self.progress.epoch, found.figures)
+        for number, sample in enumerate(found.samples):
             self.log.audio(step, f"gen/audio_{number}", sample.generated.numpy(), sample_rate)
             self.log.audio(step, f"gt/audio_{number}", sample.audio.numpy(), sample_rate)
             self.log.picture(step, f"gen/mel_{number}", sample.generated_mel.numpy())
             self.log.picture(step, f"gt/mel_{number}", sample.mel.numpy())
         is_best = step > 0 and self.best.offer(
-            self.networks.generator, self.progress, distance, self.config.train.learning_rate
+            self.networks.generator, self.progress, found.distance, self.config.train.learning_rate
         )
-        self.say(f"step {step}: held-out mel distance {distance:.4f}{', the best so far' if is_best else ''}")
+        self.say(f"step {step}: {describe_figures(found.figures)}{', the best so far' if is_best else ''}")
+        if stuck:
+            self.say(describe_plateau(self.plateau.waiting, self.enough))
+
+
+def describe_figures(figures: Mapping[str, float]) -> str:
+    """An evaluation in words."""
+    words = [f"held-out mel distance {figures['val/mel_distance']:.4f}"]
+    if "val/f0_cents" in figures:
+        words.append(f"f0 error {figures['val/f0_cents']:.1f} cents")
+    if "val/speaker_similarity" in figures:
+        words.append(f"voice similarity {figures['val/speaker_similarity']:.3f}")
+    return ", ".join(words)
+
+
+def describe_plateau(evaluations: int, ends: bool) -> str:
+    """What to tell the user where training no longer helps."""
+    end = "training ends here (--stop_early)" if ends else "end with Ctrl-C if it sounds as good, or give --stop_early"
+    return f"nothing has improved for {evaluations} evaluations: {BEST_NAME} is the one to use; {end}"

@@ -30,6 +30,41 @@ p.bad { color: #b91c1c; font-size: 0.9rem; margin: 0.15rem 0; }
 .mix-drawing { width: 100%; height: 7rem; border: 1px solid var(--border-color-primary); border-radius: 0.4rem; }
 .mix-legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1rem; font-size: 0.85rem; }
 .mix-legend i { display: inline-block; width: 0.8rem; height: 0.8rem; border-radius: 0.2rem; margin-right: 0.3rem; }
+.prepare-step { border-left: 3px solid var(--border-color-primary); padding-left: 0.8rem; gap: 0.5rem; }
+.prepare-step h4 { margin: 0.2rem 0; }
+.prepare-command textarea { font-family: var(--font-mono); font-size: 0.85rem; }
+.prepare-bar { height: 0.5rem; border-radius: 0.25rem; background: var(--border-color-primary); overflow: hidden;
+  margin: 0.3rem 0; }
+.prepare-bar i { display: block; height: 100%; background: #0d9488; }
+.prepare-bar i.unknown { width: 30%; animation: prepare-wander 2s ease-in-out infinite alternate; }
+@keyframes prepare-wander { from { margin-left: 0; } to { margin-left: 70%; } }
+.prepare-message, #prepare-log pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.8rem;
+  font-family: var(--font-mono); background: var(--background-fill-secondary); padding: 0.5rem;
+  border-radius: 0.3rem; max-height: 20rem; overflow-y: auto; }
+#prepare-speakers .wrap { max-height: 12rem; overflow-y: auto; }
+.prepare-report { width: 100%; border-collapse: collapse; font-size: 0.9rem; }
+.prepare-report th, .prepare-report td { text-align: right; padding: 0.25rem 0.5rem; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.prepare-report, .prepare-report tr { border: 0 !important; }
+#prepare-report p { overflow-wrap: anywhere; }
+.prepare-report th:first-child, .prepare-report td:first-child { text-align: left; font-weight: 600; }
+.prepare-report th { font-weight: normal; color: var(--body-text-color-subdued); font-size: 0.8rem; }
+.prepare-charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 1rem; }
+.prepare-charts figure { margin: 0; }
+.prepare-charts figcaption { font-size: 0.85rem; color: var(--body-text-color); }
+.prepare-charts svg { width: 100%; height: auto; }
+.prepare-charts text { font-size: 11px; fill: var(--body-text-color-subdued); }
+.prepare-charts line { stroke: var(--border-color-primary); stroke-width: 0.7; }
+.prepare-charts path { fill: none; stroke: #0d9488; stroke-width: 1.8; stroke-linejoin: round; }
+.prepare-charts path.raw { stroke-width: 1; opacity: 0.35; }
+.prepare-charts circle { fill: #0d9488; }
+@media (max-width: 700px) {
+  .prepare-report thead { display: none; }
+  .prepare-report tr { display: block; border-bottom: 2px solid var(--border-color-primary); padding: 0.3rem 0; }
+  .prepare-report td, .prepare-report td:first-child { display: flex; justify-content: space-between; border: 0;
+    padding: 0.1rem 0.3rem; }
+  .prepare-report td::before { content: attr(data-title); color: var(--body-text-color-subdued); font-weight: normal; }
+}
 """
 
 SCRIPT = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
