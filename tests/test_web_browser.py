@@ -391,7 +391,7 @@ def test_nothing_sticks_out_of_the_screen(visit: Callable[..., Visitor], server:
         visitor.tab(tab)
         visitor.page.wait_for_timeout(300)
         assert visitor.page.evaluate("document.scrollingElement.scrollWidth") <= width, tab
-        visitor.take_picture(f"{tab.split()[0].lower()}{'' if width > 1000 else '-narrow'}")
+        visitor.take_picture(f"page-{tab.split()[0].lower()}-{width}")
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
