@@ -107,7 +107,7 @@ class WebServer:
     def connections(self) -> list[str]:
         """Addresses other than this machine that its processes connected to or looked up, but for text to speech."""
         lines = self.connections_file.read_text(encoding="utf-8") if self.connections_file.exists() else ""
-        local = ("127.0.0.1", "localhost", "::1", "'/", "b'", 'b"', "None")
+        local = ("127.0.0.1", "localhost", "::1", "'/", "b'", 'b"', "None", SPEECH_HOST)
         return [line for line in lines.splitlines() if not any(word in line for word in local)]
 
     def voices(self) -> list[int]:

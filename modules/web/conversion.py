@@ -122,9 +122,10 @@ class Desk:
 
     def load(self, options: ModelOptions) -> LoadedVoice:
         """Load a voice, or share it. Raises UserError, Stopped."""
+        if self._busy.locked():
+            raise UserError("this page is converting", "", "wait, or cancel it first")
         self.cancel.clear()
-        self.voice = self.voices.hold(options, self.studio.pretrain, self.session.id, self.cancel)
-        return self.voice
+        return self.load_if_needed(options)
 
     def unload(self) -> None:
         """Stop what runs, and let go of the voice."""

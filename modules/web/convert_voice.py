@@ -153,8 +153,10 @@ class VoiceBox:
 
     def _list(self, current: str | None, request: gr.Request) -> tuple[Any, str]:
         catalog = self._desk(request).catalog()
-        kept = current if current in catalog.choices else next(iter(catalog.choices), None)
-        return gr.update(choices=list(catalog.choices), value=kept), self._problems(catalog)
+        if current in catalog.choices:  # it is not set again: the user may be choosing another one just now
+            return gr.update(choices=list(catalog.choices)), self._problems(catalog)
+        first = next(iter(catalog.choices), None)
+        return gr.update(choices=list(catalog.choices), value=first), self._problems(catalog)
 
     def _problems(self, catalog: Catalog) -> str:
         lines = [self.page.say(Convert.LEFT_OUT, problem=problem) for problem in catalog.problems]

@@ -111,9 +111,11 @@ def _model_choice(page: Page, elem_id: str, several: bool = False) -> gr.Dropdow
 
     def refresh(current: Any, request: gr.Request) -> Any:
         names = [name for name, one in _desk(page, request).catalog().choices.items() if one.model is not None]
-        if several:
-            return gr.update(choices=names, value=[name for name in current or [] if name in names])
-        return gr.update(choices=names, value=current if current in names else next(iter(names), None))
+        chosen = current or [] if several else [current]
+        if all(name in names for name in chosen):  # it is not set again: the user may be choosing just now
+            return gr.update(choices=names)
+        kept = [name for name in chosen if name in names]
+        return gr.update(choices=names, value=kept if several else next(iter(names), None))
 
     guarded = page.guarded(refresh)
     page.blocks.load(guarded, component, component, show_progress="hidden")

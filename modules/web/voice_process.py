@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from modules.inference.svc import Svc
 
 POLL = 0.1  # seconds
-GRACE = 1.0  # seconds that a conversion gets to stop by itself
+GRACE = 0.7  # seconds that a conversion gets to stop by itself
 CONVERSION_SHARE = 0.95  # of the progress; the rest is copies and the picture
 LONGEST_FOR_COPIES = 20 * 60  # seconds of audio that are written in other formats too
 
