@@ -200,10 +200,14 @@ def model_state(checkpoint: Any, source: object) -> dict[str, Tensor]:
 
 
 def training_checkpoints(model_dir: str | Path, letter: str) -> dict[int, Path]:
-    """Training checkpoints of ``letter`` (G or D) by step; released and other files are not among them."""
-    pattern = re.compile(rf"{letter}_(\d+)\.pth")
-    found = ((pattern.fullmatch(path.name), path) for path in Path(model_dir).glob(f"{letter}_*.pth"))
-    return dict(sorted((int(match.group(1)), path) for match, path in found if match))
+    """Training checkpoints of ``letter`` (G or D) by step; released and other files are not among them.
+
+    The base model of step 0 may be a .safetensors file too; a .pth goes before it.
+    """
+    pattern = re.compile(rf"{letter}_(\d+(?=\.pth)|0(?=\.safetensors))\.\w+")
+    paths = sorted(Path(model_dir).glob(f"{letter}_*"), key=lambda path: path.suffix, reverse=True)  # .pth last
+    found = {int(match.group(1)): path for path in paths if (match := pattern.fullmatch(path.name))}
+    return dict(sorted(found.items()))
 
 
 def latest_pair(model_dir: str | Path) -> tuple[int, Path, Path] | None:

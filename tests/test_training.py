@@ -411,6 +411,19 @@ def test_a_base_model_is_loaded_and_never_written(voice: Path) -> None:
     assert checkpoint.load(folder / "G_3.pth")["iteration"] == 1  # with its own epochs
 
 
+def test_a_base_model_may_be_safetensors(voice: Path) -> None:
+    folder = base_model(voice, load_config(settings(voice, {"seed": 99})))
+    settings(voice, {"seed": 1})
+    expected = weights(folder, "G_0.pth")
+    for name in ("G_0", "D_0"):
+        checkpoint.save_safetensors(weights(folder, f"{name}.pth"), folder / f"{name}.safetensors", {})
+        assert checkpoint.training_checkpoints(folder, name[0]) == {0: folder / f"{name}.pth"}
+        (folder / f"{name}.pth").unlink()
+    (folder / "G_7.safetensors").write_bytes(b"no training checkpoint")
+    networks = build_networks(load_config(voice / "configs/config.json"), CPU, folder)[0]
+    assert_equal_weights(networks.generator.state_dict(), expected)
+
+
 def test_keys_of_a_base_model_that_do_not_fit_are_reported_and_stay_as_initialised(
     voice: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
