@@ -30,7 +30,7 @@ def show_now(page: Page, desk: PrepareDesk, model: str, states: Mapping[str, Sta
     running = next((status for status in states.values() if status.state in ("running", "stopping")), None)
     if running is None:
         return f'<p class="mild">{page.say(Prepare.IDLE, model=html.escape(model))}</p>{elsewhere}'
-    title = page.say(Prepare.RUNNING, step=page.say(Steps.TITLES[running.step]), model=html.escape(model))
+    title = f"{page.say(Steps.TITLES[running.step])} · {html.escape(model)}"
     state = page.say(Steps.STATES[running.state])
     lives_on = page.say(Prepare.LIVES_ON)
     return (

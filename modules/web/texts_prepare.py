@@ -15,7 +15,6 @@ class Prepare:
         "即 logs/ 下的文件夹名。换一个名称就是另一个声音，文件互不影响。",
     )
     IDLE = Text("Nothing is running for {model}.", "{model} 当前没有任务在运行。")
-    RUNNING = Text("{step} · {model}", "{step} · {model}")
     OTHER = Text("{model} is being worked on: {step}.", "正在处理 {model}：{step}。")
     LEFT = Text("about {left} left", "约剩 {left}")
     FOR = Text("for {elapsed}", "已用时 {elapsed}")
