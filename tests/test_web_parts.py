@@ -206,7 +206,9 @@ def test_models_are_found_where_users_put_them(home: Path) -> None:
     catalog = list_models(Studio(home, ROOT, home))
     assert list(catalog.choices) == [
         "trained/good", "trained/one.safetensors", "logs/44k/G_best.pth", "logs/44k/G_900.pth", "logs/44k/G_100.pth",
+        "base",
     ]  # fmt: skip
+    assert catalog.find("base").model == ROOT / "pretrain/base/G_0.safetensors"
     assert len(catalog.problems) == 2
     assert "2 models" in catalog.problems[1] and "no model" in catalog.problems[0]
     best = catalog.find("logs/44k/G_best.pth")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modules.errors import UserError
 from modules.web.studio import Studio
+from pretrain import BASE_DIR, BASE_GENERATOR
 
 MODEL_SUFFIXES = (".pth", ".safetensors")
 CLUSTER_SUFFIXES = (".pt", ".pkl", ".safetensors")
@@ -15,6 +16,7 @@ DIFFUSION_SUFFIXES = (".pt", ".safetensors")
 INDEX_FILE = "index.json"  # of a folder that train_index.py writes
 PARTS_FILE = "parts.json"  # of a folder that onnx_export.py writes
 NOT_CONFIGS = {INDEX_FILE, PARTS_FILE}
+BASE_NAME = "base"  # as inference_main.py -m base
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Catalog:
 
 
 def list_models(studio: Studio, uploaded: Iterable[Choice] = ()) -> Catalog:
-    """Look through trained/, logs/ and checkpoints/; uploaded ones come first."""
+    """Look through trained/, logs/ and checkpoints/; uploaded ones come first, the one of the project last."""
     choices, problems = {choice.name: choice for choice in uploaded}, []
     for found in (*_in_trained(studio.folder("trained")), *_in_logs(studio.folder("logs"))):
         if isinstance(found, str):
@@ -83,6 +85,8 @@ def list_models(studio: Studio, uploaded: Iterable[Choice] = ()) -> Catalog:
         if (folder / PARTS_FILE).is_file():
             name = f"checkpoints/{folder.name} (ONNX)"
             choices[name] = Choice(name, None, onnx=folder)
+    if (BASE_DIR / BASE_GENERATOR).is_file():
+        choices[BASE_NAME] = Choice(BASE_NAME, BASE_DIR / BASE_GENERATOR)
     return Catalog(choices, tuple(problems))
 
 
