@@ -65,13 +65,14 @@ class Visitor:
         if self.page.locator(f"#{field} input").input_value() == value:
             return
         option = self.page.get_by_role("option", name=value, exact=True)
-        for _ in range(20):  # the list may be read anew while it opens
+        for _ in range(20):  # the list may be read anew just now
             self.page.locator(f"#{field} input").click()
-            try:
-                option.click(timeout=1500)
+            self.page.wait_for_timeout(500)
+            if option.count():
+                option.click()
                 break
-            except Exception:
-                self.page.keyboard.press("Escape")
+            self.page.locator(f"#{field} input").blur()  # it opens when it gets the focus
+            self.page.wait_for_timeout(500)
         self.page.wait_for_function(
             "([field, value]) => document.querySelector(`#${field} input`).value === value", arg=[field, value]
         )
