@@ -220,7 +220,7 @@ def test_two_models_are_mixed_and_the_mix_sings(visit: Callable[..., Visitor], s
     visitor.set_number("mix-percent-1", 25)
     visitor.write("mix-name", "blend")
     page.click("#mix-go")
-    page.wait_for_selector("#mix-log >> text=trained/blend/blend.pth")
+    page.wait_for_selector("#mix-log .good >> text=trained/blend/blend.pth")
     first, second, mixed = (
         checkpoint.model_state(checkpoint.load(server.home / f"trained/{name}/{name}.pth"), name)
         for name in ("duet", "second", "blend")
@@ -242,7 +242,7 @@ def test_a_model_is_released_as_one_file(visit: Callable[..., Visitor], server: 
     visitor.page.locator("#release-half input").check()
     visitor.write("release-name", "voice 1")
     visitor.page.click("#release-go")
-    visitor.page.wait_for_selector("#release-log >> text=trained/voice 1.safetensors")
+    visitor.page.wait_for_selector("#release-log .good >> text=trained/voice 1.safetensors")
     released = server.home / "trained/voice 1.safetensors"
     state = checkpoint.load(released)
     assert {str(value.dtype) for value in state.values()} == {"torch.float16"}
@@ -257,7 +257,7 @@ def test_old_files_become_safetensors(visit: Callable[..., Visitor], server: Web
     visitor.tab("Tools")
     visitor.upload("safe-upload", server.home / "trained/duet/duet.pth", server.home / "trained/duet/config.json")
     visitor.page.click("#safe-go")
-    visitor.page.wait_for_selector("#safe-log >> text=duet.safetensors")
+    visitor.page.wait_for_selector("#safe-log .good >> text=duet.safetensors")
     target = server.home / "converted.safetensors"
     target.write_bytes(visitor.download("#safe-files a"))
     old = checkpoint.load(server.home / "trained/duet/duet.pth")["model"]
