@@ -65,13 +65,14 @@ class Visitor:
         if self.page.locator(f"#{field} input").input_value() == value:
             return
         option = self.page.get_by_role("option", name=value, exact=True)
-        for _ in range(20):  # the list may be read anew while it opens
+        for _ in range(20):  # the list may be read anew just now
             self.page.locator(f"#{field} input").click()
-            try:
-                option.click(timeout=1500)
+            self.page.wait_for_timeout(500)
+            if option.count():
+                option.click()
                 break
-            except Exception:
-                self.page.keyboard.press("Escape")
+            self.page.locator(f"#{field} input").blur()  # it opens when it gets the focus
+            self.page.wait_for_timeout(500)
         self.page.wait_for_function(
             "([field, value]) => document.querySelector(`#${field} input`).value === value", arg=[field, value]
         )
@@ -219,7 +220,7 @@ def test_two_models_are_mixed_and_the_mix_sings(visit: Callable[..., Visitor], s
     visitor.set_number("mix-percent-1", 25)
     visitor.write("mix-name", "blend")
     page.click("#mix-go")
-    page.wait_for_selector("#mix-log >> text=trained/blend/blend.pth")
+    page.wait_for_selector("#mix-log .good >> text=trained/blend/blend.pth")
     first, second, mixed = (
         checkpoint.model_state(checkpoint.load(server.home / f"trained/{name}/{name}.pth"), name)
         for name in ("duet", "second", "blend")
@@ -241,7 +242,7 @@ def test_a_model_is_released_as_one_file(visit: Callable[..., Visitor], server: 
     visitor.page.locator("#release-half input").check()
     visitor.write("release-name", "voice 1")
     visitor.page.click("#release-go")
-    visitor.page.wait_for_selector("#release-log >> text=trained/voice 1.safetensors")
+    visitor.page.wait_for_selector("#release-log .good >> text=trained/voice 1.safetensors")
     released = server.home / "trained/voice 1.safetensors"
     state = checkpoint.load(released)
     assert {str(value.dtype) for value in state.values()} == {"torch.float16"}
@@ -256,7 +257,7 @@ def test_old_files_become_safetensors(visit: Callable[..., Visitor], server: Web
     visitor.tab("Tools")
     visitor.upload("safe-upload", server.home / "trained/duet/duet.pth", server.home / "trained/duet/config.json")
     visitor.page.click("#safe-go")
-    visitor.page.wait_for_selector("#safe-log >> text=duet.safetensors")
+    visitor.page.wait_for_selector("#safe-log .good >> text=duet.safetensors")
     target = server.home / "converted.safetensors"
     target.write_bytes(visitor.download("#safe-files a"))
     old = checkpoint.load(server.home / "trained/duet/duet.pth")["model"]

@@ -132,39 +132,37 @@ def _add_mix(page: Page) -> None:
     models = _model_choice(page, "mix-models", several=True)
     modes = [(page.say(text), mode) for mode, text in Tools.MIX_MODES.items()]
     mode = gr.Radio(choices=modes, value=next(iter(MODES)), label=page.say(Tools.MIX_MODE), elem_id="mix-mode")
-    percents = gr.State({})
-
-    @gr.render(inputs=models)
-    def sliders(names: list[str] | None) -> None:
-        for number, name in enumerate(names or []):
-            slider = gr.Slider(
-                0,
-                100,
-                value=50,
-                step=1,
-                interactive=True,
-                label=page.say(Tools.PERCENT, name=name),
-                key=f"percent-{name}",
-                elem_id=f"mix-percent-{number}",
-            )
-
-            def note(value: float, kept: dict[str, float], name: str = name) -> dict[str, float]:
-                return {**kept, name: value}
-
-            slider.change(note, [slider, percents], percents, show_progress="hidden")
-
+    place = gr.Column()
     name = _name_field(page, "mix-name")
     go = gr.Button(page.say(Tools.MIX_GO), variant="primary", elem_id="mix-go")
     output = Output(page, "mix")
 
-    def mix(
-        names: list[str] | None, mode: str, kept: dict[str, float], name: str, request: gr.Request
-    ) -> Iterator[Shown]:
-        desk = _desk(page, request)
-        shares = [_number(kept.get(one, 50)) for one in names or []]
-        yield from output.follow(desk, tools.mix(desk, names or [], shares, mode, name))
+    with place:
 
-    go.click(page.guarded(mix), [models, mode, percents, name], output.all, show_progress="hidden")
+        @gr.render(inputs=models)
+        def sliders(names: list[str] | None) -> None:
+            shares = [_add_share(page, number, one) for number, one in enumerate(names or [])]
+
+            def mix(values: dict[Any, Any], request: gr.Request) -> Iterator[Shown]:
+                desk = _desk(page, request)
+                percents = [_number(values[share]) for share in shares]
+                yield from output.follow(desk, tools.mix(desk, names or [], percents, values[mode], values[name]))
+
+            go.click(page.guarded(mix), {mode, name, *shares}, output.all, show_progress="hidden")
+
+
+def _add_share(page: Page, number: int, name: str) -> gr.Slider:
+    """The slider of one model of a mix; it keeps its value when another model joins."""
+    return gr.Slider(
+        0,
+        100,
+        value=50,
+        step=1,
+        interactive=True,
+        label=page.say(Tools.PERCENT, name=name),
+        key=f"percent-{name}",
+        elem_id=f"mix-percent-{number}",
+    )
 
 
 def _add_release(page: Page) -> None:
