@@ -77,7 +77,8 @@ def test_every_text_is_there_in_both_languages() -> None:
         assert text.en.strip() and text.zh.strip(), place
         assert fields(text.en) == fields(text.zh), place
         assert not CHINESE.search(text.en), place
-        if len(text.en) > 12 and not place.startswith("app."):
+        words = re.sub(r"\{.*?\}", "", text.en)
+        if len(words) > 12 and not place.startswith("app."):
             assert CHINESE.search(text.zh), place
 
 
@@ -319,7 +320,6 @@ def test_sessions_share_a_voice_that_goes_with_the_last_of_them(voice_home: Path
     assert voices.hold(options, voice_home / "pretrain", "two", never) is first
     assert first.process is not None and first.facts is not None
     assert first.facts.speakers == {"alice": 0, "bob": 1}
-    pid = first.process.process.pid
 
     song = write_song(voice_home / "song.wav", 2.0)
     job = Job(song, voice_home / "out.flac", "bob", InferenceOptions(), (voice_home / "out.mp3",), voice_home / "p.png")
@@ -334,6 +334,7 @@ def test_sessions_share_a_voice_that_goes_with_the_last_of_them(voice_home: Path
     assert soundfile.info(voice_home / "out.flac").frames == 2 * RATE
     assert (voice_home / "p.png").read_bytes().startswith(b"\x89PNG")
 
+    pid = first.process.process.pid  # a process that did not stop in time has been replaced
     voices.let_go("one")
     assert [voice.process.process.pid for voice in voices.loaded() if voice.process] == [pid]
     voices.let_go("two")
