@@ -110,6 +110,24 @@ def test_every_parameter_learns() -> None:
     assert without == []
 
 
+def test_it_trains_under_autocast_in_fp32_where_rounding_would_be_heard() -> None:
+    vocoder = decoder()
+    with torch.autocast("cpu", torch.bfloat16):
+        audio = vocoder(torch.randn(2, 16, 10), torch.full((2, 10), 220.0), torch.randn(2, 8, 1), Noise(CPU))
+    assert audio.dtype == torch.float32
+    audio.square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in vocoder.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_conversions_in_half_precision_leave_it_in_fp32(dtype: torch.dtype) -> None:
+    vocoder = decoder()
+    f0 = torch.full((20,), 220.0)
+    before = decode(vocoder, f0)
+    vocoder.set_precision(dtype)
+    assert torch.equal(decode(vocoder, f0), before)
+
+
 def test_synthesiser_sings_with_it_and_repeats_itself() -> None:
     model = small_synthesiser("default", **ISTFT_SIZES)
     x = song(30, model.ssl_dim)
