@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOCAL_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
 MULTIPART_ROOM = 64 * 1024  # bytes of a request that are not the file
+HEARD_OUT = 4  # times the allowed size: so much of a body that is refused is still taken in and dropped
 WRONG_PASSWORD_DELAY = 1.0  # seconds
 # Nothing may be loaded from or sent to another machine. Gradio's page is made of inline scripts and workers.
 POLICY = (
@@ -53,6 +54,7 @@ class Gate:
                 await asyncio.sleep(WRONG_PASSWORD_DELAY)
             await _refuse(send, 401, "password, please", ((b"www-authenticate", b'Basic realm="voice"'),))
         elif _length(headers) > self.max_body:
+            await _drop_body(receive, HEARD_OUT * self.max_body)
             await _refuse(send, 413, f"a file may have {self.max_body / 1e6:.0f} MB at most")
         else:
             await self.app(scope, receive, _with_headers(send))
@@ -88,6 +90,15 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return send_with_headers
+
+
+async def _drop_body(receive: Receive, most: float) -> None:
+    """Take in and forget a body, ``most`` bytes of it at most: who still sends does not hear that it was refused."""
+    dropped, more = 0, True
+    while more and dropped <= most:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        more = message.get("more_body", False)
 
 
 async def _refuse(send: Send, status: int, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
