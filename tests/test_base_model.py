@@ -257,7 +257,6 @@ def micro_config() -> Config:
     return load_config("configs/config.json")
 
 
-@pytest.mark.skipif(not (BASE_DIR / BASE_GENERATOR).is_file(), reason="no base model lies in pretrain/base")
 def test_the_base_model_that_comes_along_fits_the_config_of_micro(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
