@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import soxr
 
+RATE_GRID = 100  # Hz; a coarse grid of rates keeps the resampling filters short
+
 
 def output_length(frames: int, from_rate: int, to_rate: int) -> int:
     """Samples that ``frames`` samples become: round(frames * to_rate / from_rate)."""
@@ -27,3 +29,8 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     out = soxr.resample(audio, from_rate, to_rate, quality="HQ")
     length = output_length(len(audio), from_rate, to_rate)
     return out[:length] if len(out) >= length else np.pad(out, (0, length - len(out)))
+
+
+def shifted_rate(rate: int, semitones: float) -> int:
+    """The rate in Hz that lies ``semitones`` above another, on a grid of RATE_GRID."""
+    return RATE_GRID * round(rate * 2 ** (semitones / 12) / RATE_GRID)

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.audio.resample import shifted_rate
 from modules.inference.engines import seeded
 from modules.inference.options import InferenceOptions
 from vdecoder.mel_vocoder import MelVocoder, resample
 
 DEFAULT_VOCODER = Path("pretrain/nsf_hifigan/model")
 NOISE = 2  # added to the seed, so that the noise here is not that of the generator
-RATE_GRID = 100  # Hz; a coarse grid of rates keeps the resampling filters short
 
 
 class Enhancer:
@@ -60,7 +60,7 @@ class Enhancer:
             generator: where the vocoder's noise comes from.
         """
         rate, hop = self.vocoder.config.sampling_rate, self.vocoder.config.hop_size
-        adapted_rate = RATE_GRID * round(rate * 2 ** (adaptive_key / 12) / RATE_GRID)
+        adapted_rate = shifted_rate(rate, adaptive_key)
         factor = rate / adapted_rate
         skipped = int(silence_front * rate / hop)  # frames
         mel = self.vocoder.to_mel(resample(audio[:, hop * skipped :], rate, adapted_rate))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from modules.audio.resample import resample
+from modules.audio.resample import resample, shifted_rate
 from modules.inference.options import InferenceOptions
 from modules.onnx.diffusion import GraphVocoder
 
 NOISE = 2  # added to the seed, so that the noise here is not that of the generator
-RATE_GRID = 100  # Hz, as modules.inference.enhancer has it
 
 
 class GraphEnhancer:
@@ -31,7 +30,7 @@ class GraphEnhancer:
     ) -> np.ndarray:
         """A better version of audio [T * hop]; f0 [T] Hz."""
         rate = self.vocoder.sample_rate
-        adapted = RATE_GRID * round(rate * 2 ** (options.enhancer_adaptive_key / 12) / RATE_GRID)
+        adapted = shifted_rate(rate, options.enhancer_adaptive_key)
         factor = rate / adapted
         mel = self.vocoder.extract(resample(audio, rate, adapted))
         at = np.arange(len(mel)) * factor
