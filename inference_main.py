@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING
 
 from modules.cli import BatchReport, describe_os_error, make_parser, run
 from modules.errors import UserError
-from modules.inference.options import (
-    WAV_FORMATS,
-    InferenceOptions,
-    ModelOptions,
-    add_arguments,
-    check_settings,
-    from_namespace,
-)
+from modules.inference.options import WAV_FORMATS, InferenceOptions, ModelOptions
+from modules.options import add_arguments, check, from_namespace
 from pretrain import BASE_DIR, BASE_GENERATOR, AllowDownload
 
 if TYPE_CHECKING:
@@ -75,8 +69,8 @@ def convert_all(args: argparse.Namespace) -> int:
     """Every song to every speaker."""
     model_options = _from_anywhere(from_namespace(ModelOptions, args))
     shifts = fill_up(args.trans, len(args.clean_names))
-    options = [from_namespace(InferenceOptions, argparse.Namespace(**{**vars(args), "trans": s})) for s in shifts]
-    check_settings(model_options)
+    options = [from_namespace(InferenceOptions, args, trans=shift) for shift in shifts]
+    check(model_options)
     for song_options in options:
         song_options.check()
 

@@ -23,7 +23,8 @@ from modules.cli import make_parser, positive_int, run  # noqa: E402  (the root 
 from modules.errors import UserError  # noqa: E402
 from modules.evaluation import METRICS  # noqa: E402
 from modules.f0 import PREDICTORS  # noqa: E402
-from modules.inference.options import InferenceOptions, ModelOptions, add_arguments, from_namespace  # noqa: E402
+from modules.inference.options import InferenceOptions, ModelOptions  # noqa: E402
+from modules.options import add_arguments, from_namespace  # noqa: E402
 from pretrain import AllowDownload  # noqa: E402
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ def body(args: argparse.Namespace) -> int:
             named_voices=dict(_parsed(parse_voice, text, "--voice", "give NAME=FOLDER") for text in args.voice),
             shifts=tuple(shifts),
             model=from_namespace(ModelOptions, args),
-            inference=from_namespace(InferenceOptions, argparse.Namespace(**{**vars(args), "trans": 0.0})),
+            inference=from_namespace(InferenceOptions, args, trans=0.0),
             judge=args.judge,
             language=args.language,
             transcripts=tuple(args.transcripts),

@@ -17,7 +17,8 @@ import soundfile
 import inference_main
 from modules.errors import UserError
 from modules.inference.names import find_song, free_path, result_name, song_stem
-from modules.inference.options import InferenceOptions, ModelOptions, settings
+from modules.inference.options import InferenceOptions, ModelOptions
+from modules.options import settings
 from tests.conftest import ROOT
 from tests.parity import signals
 from tests.standin_voice import RATE, write_encoder, write_model

@@ -22,7 +22,8 @@ import inference_main
 import modules.web
 from modules import checkpoint
 from modules.errors import UserError
-from modules.inference.options import InferenceOptions, ModelOptions, settings
+from modules.inference.options import InferenceOptions, ModelOptions
+from modules.options import settings
 from modules.web import mix_table, song_range
 from modules.web.catalog import choice_of_files, list_models
 from modules.web.command_line import command_line, mix_text

@@ -1,20 +1,16 @@
-"""Every setting of a conversion, its default, its flag and its range: the one place CLI and web UI read.
+"""Every setting of a conversion, its default, its flag and its range: the one place CLI and web page read.
 
 Importing this module is cheap: no torch, no numpy.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from modules.errors import UserError
 from modules.f0 import PREDICTORS
+from modules.options import check, setting
 
 WAV_FORMATS = ("flac", "wav", "mp3", "ogg")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -24,73 +20,51 @@ DEFAULT_INDEX = Path("logs/44k/feature_and_index.pkl")
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How one field is shown and checked.
-
-    Attributes:
-        flags: its command line flags.
-        help: one line for a user, with the unit.
-        low, high: the values it may take, both ends included; None is no limit.
-        choices: the words it may be.
-    """
-
-    flags: tuple[str, ...]
-    help: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] | None = None
-
-
-def _setting(default: Any, *flags: str, help: str, **limits: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"setting": Setting(flags, help, **limits)})
-
-
-@dataclass(frozen=True)
 class ModelOptions:
     """What is loaded once and then converts many songs."""
 
-    model_path: Path = _setting(
+    model_path: Path = setting(
         Path("logs/44k/G_37600.pth"),
         "-m",
         "--model_path",
         help="the model: G_<step>.pth, released or .safetensors; base is the one that comes along, in pretrain/base",
     )
-    config_path: Path = _setting(
+    config_path: Path = setting(
         Path("logs/44k/config.json"),
         "-c",
         "--config_path",
         help="the config of the model; not needed where a .safetensors file carries it",
     )
-    onnx: Path | None = _setting(
+    onnx: Path | None = setting(
         None, "--onnx", help="folder of onnx_export.py: convert with its graphs, without torch; -m and -c are not read"
     )
-    device: str | None = _setting(None, "-d", "--device", help="cpu, cuda, cuda:1, mps; the best there is if absent")
-    precision: str = _setting(
+    device: str | None = setting(None, "-d", "--device", help="cpu, cuda, cuda:1, mps; the best there is if absent")
+    precision: str = setting(
         "auto",
         "--precision",
         help="number format of the networks; auto takes what is fast and good",
         choices=PRECISIONS,
     )
-    cluster_model_path: Path | None = _setting(
+    cluster_model_path: Path | None = setting(
         None,
         "-cm",
         "--cluster_model_path",
         help=f"k-means centres or, with -fr, retrieval index; if absent {DEFAULT_KMEANS} or {DEFAULT_INDEX}",
     )
-    feature_retrieval: bool = _setting(
+    feature_retrieval: bool = setting(
         False, "-fr", "--feature_retrieval", help="blend with retrieved features instead of k-means centres"
     )
-    shallow_diffusion: bool = _setting(
+    shallow_diffusion: bool = setting(
         False, "-shd", "--shallow_diffusion", help="refine the result by shallow diffusion; switches -eh off"
     )
-    only_diffusion: bool = _setting(False, "-od", "--only_diffusion", help="use the diffusion model alone")
-    diffusion_model_path: Path = _setting(
+    only_diffusion: bool = setting(False, "-od", "--only_diffusion", help="use the diffusion model alone")
+    diffusion_model_path: Path = setting(
         Path("logs/44k/diffusion/model_0.pt"), "-dm", "--diffusion_model_path", help="the diffusion model"
     )
-    diffusion_config_path: Path = _setting(
+    diffusion_config_path: Path = setting(
         Path("logs/44k/diffusion/config.yaml"), "-dc", "--diffusion_config_path", help="its config"
     )
-    enhance: bool = _setting(False, "-eh", "--enhance", help="run the NSF-HiFiGAN enhancer over the result")
+    enhance: bool = setting(False, "-eh", "--enhance", help="run the NSF-HiFiGAN enhancer over the result")
 
     def cluster_path(self) -> Path:
         """The k-means centres or the retrieval index: the one given, or the default one."""
@@ -105,12 +79,12 @@ class InferenceOptions:
         UserError: from ``check``, naming the flag, the value and what it may be.
     """
 
-    trans: float = _setting(0.0, "-t", "--trans", help="pitch shift, semitones", low=-60.0, high=60.0)
-    auto_predict_f0: bool = _setting(
+    trans: float = setting(0.0, "-t", "--trans", help="pitch shift, semitones", low=-60.0, high=60.0)
+    auto_predict_f0: bool = setting(
         False, "-a", "--auto_predict_f0", help="let the model predict the pitch; for speech, not for singing"
     )
-    f0_predictor: str = _setting("pm", "-f0p", "--f0_predictor", help="who finds the pitch", choices=tuple(PREDICTORS))
-    f0_filter_threshold: float | None = _setting(
+    f0_predictor: str = setting("pm", "-f0p", "--f0_predictor", help="who finds the pitch", choices=tuple(PREDICTORS))
+    f0_filter_threshold: float | None = setting(
         None,
         "-ft",
         "--f0_filter_threshold",
@@ -119,26 +93,26 @@ class InferenceOptions:
         low=0.0,
         high=1.0,
     )
-    f0_min: float = _setting(50.0, "--f0_min", help="lowest pitch looked for, Hz", low=10.0, high=4000.0)
-    f0_max: float = _setting(1100.0, "--f0_max", help="highest pitch looked for, Hz", low=10.0, high=4000.0)
-    clip: float = _setting(
+    f0_min: float = setting(50.0, "--f0_min", help="lowest pitch looked for, Hz", low=10.0, high=4000.0)
+    f0_max: float = setting(1100.0, "--f0_max", help="highest pitch looked for, Hz", low=10.0, high=4000.0)
+    clip: float = setting(
         0.0, "-cl", "--clip", help="cut the song every so many seconds; 0 leaves it to the program", low=0.0
     )
-    linear_gradient: float = _setting(0.0, "-lg", "--linear_gradient", help="overlap of forced clips, seconds", low=0.0)
-    linear_gradient_retain: float = _setting(
+    linear_gradient: float = setting(0.0, "-lg", "--linear_gradient", help="overlap of forced clips, seconds", low=0.0)
+    linear_gradient_retain: float = setting(
         0.75, "-lgr", "--linear_gradient_retain", help="share of the overlap that is cross-faded", low=0.0, high=1.0
     )
-    slice_db: float = _setting(
+    slice_db: float = setting(
         -40.0, "-sd", "--slice_db", help="quieter than this is silence, dB; -30 for noisy, -50 for breathy songs",
         low=-120.0, high=0.0,
     )  # fmt: skip
-    pad_seconds: float = _setting(
+    pad_seconds: float = setting(
         0.5, "-p", "--pad_seconds", help="silence put around each piece and cut off again, seconds", low=0.0, high=10.0
     )
-    noise_scale: float = _setting(
+    noise_scale: float = setting(
         0.4, "-ns", "--noice_scale", help="how much the model varies articulation and timbre", low=0.0, high=10.0
     )
-    loudness_envelope_adjustment: float = _setting(
+    loudness_envelope_adjustment: float = setting(
         1.0,
         "-lea",
         "--loudness_envelope_adjustment",
@@ -146,21 +120,21 @@ class InferenceOptions:
         low=0.0,
         high=1.0,
     )
-    cluster_infer_ratio: float = _setting(
+    cluster_infer_ratio: float = setting(
         0.0, "-cr", "--cluster_infer_ratio", help="share of k-means centres or retrieved features", low=0.0, high=1.0
     )
-    k_step: int = _setting(100, "-ks", "--k_step", help="steps of shallow diffusion", low=1)
-    second_encoding: bool = _setting(
+    k_step: int = setting(100, "-ks", "--k_step", help="steps of shallow diffusion", low=1)
+    second_encoding: bool = setting(
         False, "-se", "--second_encoding", help="encode the result once more before shallow diffusion"
     )
-    enhancer_adaptive_key: float = _setting(
+    enhancer_adaptive_key: float = setting(
         0.0, "-eak", "--enhancer_adaptive_key", help="raises the range of the enhancer, semitones", low=-24, high=24
     )
-    seed: int = _setting(52468, "--seed", help="the same seed gives the same audio", low=0, high=2**63 - 1)
+    seed: int = setting(52468, "--seed", help="the same seed gives the same audio", low=0, high=2**63 - 1)
 
     def check(self) -> None:
         """Refuse values outside their range, each with a message that names the flag."""
-        check_settings(self)
+        check(self)
         if self.f0_min >= self.f0_max:
             raise UserError(
                 f"the pitch range {self.f0_min:g} to {self.f0_max:g} Hz is empty", "--f0_min, --f0_max", "swap them"
@@ -173,61 +147,3 @@ class InferenceOptions:
                 "--clip, --linear_gradient",
                 "make the clips longer or the overlap shorter",
             )
-
-
-def settings(kind: type[Any]) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:
-    """The fields of an options class with their flags, help and ranges."""
-    for field in dataclasses.fields(kind):
-        yield field, field.metadata["setting"]
-
-
-def check_settings(options: Any) -> None:
-    """Refuse any field outside its range or choices."""
-    for field, setting in settings(type(options)):
-        value = getattr(options, field.name)
-        if value is None:
-            continue
-        if setting.choices and value not in setting.choices:
-            raise UserError(f"unknown value {value!r}", setting.flags[-1], f"use one of {', '.join(setting.choices)}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{value} is not a number to work with", setting.flags[-1], "give a finite number")
-        below = setting.low is not None and value < setting.low
-        above = setting.high is not None and value > setting.high
-        if below or above:
-            top = "" if setting.high is None else f" to {setting.high:g}"
-            raise UserError(f"{value} is out of range", setting.flags[-1], f"use {setting.low:g}{top}")
-
-
-def add_arguments(group: argparse._ActionsContainer, kind: type[Any], only: tuple[str, ...] | None = None) -> None:
-    """Add the flags of an options class to a parser; ``only`` names the fields to add."""
-    for field, setting in settings(kind):
-        if only is not None and field.name not in only:
-            continue
-        if isinstance(field.default, bool):
-            group.add_argument(*setting.flags, dest=field.name, action="store_true", help=setting.help)
-            continue
-        to_value = _PARSERS.get(str(field.type)) or type(field.default)
-        group.add_argument(
-            *setting.flags,
-            dest=field.name,
-            type=to_value,
-            default=field.default,
-            choices=setting.choices,
-            help=setting.help,
-        )
-
-
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "Path": Path,
-    "str | None": str,
-    "float | None": float,
-    "Path | None": lambda text: Path(text) if text else None,  # an empty -cm means the default file
-}
-
-
-Options = TypeVar("Options", ModelOptions, InferenceOptions)
-
-
-def from_namespace(kind: type[Options], namespace: argparse.Namespace) -> Options:
-    """The options class filled from parsed arguments."""
-    return kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind)})

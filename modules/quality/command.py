@@ -18,7 +18,7 @@ from modules.evaluation.measure import Evaluator, Judged
 from modules.evaluation.voices import Voices
 from modules.evaluation.words import find_text, read_transcripts
 from modules.f0 import get_predictor
-from modules.inference.options import check_settings
+from modules.options import check
 from modules.progress import track
 from modules.quality.convert import convert_all, encoder_of, find_sources, load_svc
 from modules.quality.page import write_page
@@ -32,7 +32,7 @@ def measure(request: Request) -> int:
     Raises:
         UserError: it cannot start, or nothing could be judged.
     """
-    check_settings(request.model)
+    check(request.model)
     request.inference.check()
     report = BatchReport("pair")
     device = str(pick_device(request.model.device))

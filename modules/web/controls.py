@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import UserError
-from modules.inference.options import InferenceOptions, Setting, settings
+from modules.inference.options import InferenceOptions
+from modules.options import Setting, settings
 from modules.web.page import Page
 from modules.web.texts_options import HELP, LABELS
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules.inference.options import InferenceOptions, ModelOptions, settings
+from modules.inference.options import InferenceOptions, ModelOptions
+from modules.options import settings
 from modules.web.texts import Text
 
 LABELS: dict[str, Text] = {
