@@ -49,7 +49,7 @@ class VocoderOptions:
 
 
 @dataclass(frozen=True)
-class FeatureOptions:
+class FeatureSettings:
     """What is made for every wav, and how."""
 
     encoder: str
@@ -69,7 +69,7 @@ class FeatureOptions:
     @classmethod
     def of(
         cls, config: Config, predictor: str, f0_range: tuple[float, float], diffusion: DiffusionConfig | None
-    ) -> FeatureOptions:
+    ) -> FeatureSettings:
         """What config.json, and with diffusion also diffusion.yaml, ask for."""
         data = config.data
         vocoder = None
@@ -107,7 +107,7 @@ class FeatureJob:
         debug: print the traceback of each failure.
     """
 
-    options: FeatureOptions
+    settings: FeatureSettings
     devices: tuple[str, ...]
     threads: int = 0
     debug: bool = False
@@ -115,7 +115,7 @@ class FeatureJob:
     def __call__(self, worker: int) -> Callable[[Sequence[Path]], list[Made | Failure]]:
         if self.threads:
             torch.set_num_threads(self.threads)
-        return FeatureMaker(self.options, self.devices[worker % len(self.devices)], self.debug)
+        return FeatureMaker(self.settings, self.devices[worker % len(self.devices)], self.debug)
 
 
 def find_wavs(in_dir: Path) -> list[Path]:
@@ -188,11 +188,11 @@ class FeatureMaker:
     it is current.
     """
 
-    def __init__(self, options: FeatureOptions, device: str, debug: bool = False) -> None:
-        self.options = options
+    def __init__(self, settings: FeatureSettings, device: str, debug: bool = False) -> None:
+        self.settings = settings
         self.debug = debug
         self.device = torch.device(device)
-        self.keys = feature_keys(options)
+        self.keys = feature_keys(settings)
 
     def __call__(self, wavs: Sequence[Path]) -> list[Made | Failure]:
         """What became of each of ``wavs``, in their order."""
@@ -233,10 +233,10 @@ class FeatureMaker:
         return _Clip(wav, audio, Stamp(digest, current), missing)
 
     def _check(self, wav: Path, audio: np.ndarray, rate: int) -> None:
-        if rate != self.options.sample_rate:
-            what = f"the wav has {rate} Hz, the config wants {self.options.sample_rate} Hz"
+        if rate != self.settings.sample_rate:
+            what = f"the wav has {rate} Hz, the config wants {self.settings.sample_rate} Hz"
             raise UserError(what, wav, "make it with resample.py")
-        if len(audio) <= self.options.hop_length:
+        if len(audio) <= self.settings.hop_length:
             raise UserError(f"the wav has {len(audio)} samples, less than two frames", wav, "leave it out")
 
     def _encode(self, clips: Sequence[_Clip]) -> dict[Path, Tensor]:
@@ -253,7 +253,7 @@ class FeatureMaker:
         return {clip.wav: each for clip, each in zip(clips, units, strict=True)}
 
     def _encoder_input(self, clip: _Clip) -> Tensor:
-        return torch.from_numpy(resample(clip.audio, self.options.sample_rate, ENCODER_RATE)).to(self.device)
+        return torch.from_numpy(resample(clip.audio, self.settings.sample_rate, ENCODER_RATE)).to(self.device)
 
     def _make(self, clip: _Clip, units: Tensor | None) -> None:
         """Make and write what is missing. Until all of it is written the stamp does not name any of it."""
@@ -261,7 +261,7 @@ class FeatureMaker:
         if paths.stamp.is_file():
             features.write_stamp(clip.wav, clip.stamp)
         self._remove_stale(clip, paths)
-        options, audio, missing = self.options, clip.audio, clip.missing
+        settings, audio, missing = self.settings, clip.audio, clip.missing
         if "units" in missing:
             units = self.encoder.encode(self._encoder_input(clip)) if units is None else units
             if not torch.isfinite(units).all():
@@ -273,13 +273,13 @@ class FeatureMaker:
             features.save_f0(paths.f0, contour.f0, contour.uv)
         if "spec" in missing:
             tensor = torch.from_numpy(audio)[None].to(self.device)
-            spec = spectrogram(tensor, options.n_fft, options.hop_length, options.win_length)[0]
+            spec = spectrogram(tensor, settings.n_fft, settings.hop_length, settings.win_length)[0]
             features.save_spec(paths.spec, spec)
         if "volume" in missing:
-            features.save_volume(paths.volume, volume(audio, options.hop_length))
+            features.save_volume(paths.volume, volume(audio, settings.hop_length))
         if "mel" in missing:
-            rng = random.Random(f"{options.seed} {clip.stamp.digest}")
-            save_mels(paths, make_mels(audio, self.mel_extractor, options.hop_length, rng, self.device))
+            rng = random.Random(f"{settings.seed} {clip.stamp.digest}")
+            save_mels(paths, make_mels(audio, self.mel_extractor, settings.hop_length, rng, self.device))
         features.write_stamp(clip.wav, Stamp(clip.stamp.digest, {**clip.stamp.keys, **missing}))
 
     def _remove_stale(self, clip: _Clip, paths: FeaturePaths) -> None:
@@ -293,25 +293,25 @@ class FeatureMaker:
     def encoder(self) -> SpeechEncoder:
         from vencoder import get_encoder
 
-        options = self.options
+        settings = self.settings
         return _or_stop(
-            lambda: get_encoder(options.encoder, str(self.device), options.pretrain_dir, options.precision)
+            lambda: get_encoder(settings.encoder, str(self.device), settings.pretrain_dir, settings.precision)
         )
 
     @cached_property
     def predictor(self) -> F0Predictor:
         from modules.f0 import get_predictor
 
-        options = self.options
+        settings = self.settings
         return _or_stop(
             lambda: get_predictor(
-                options.predictor,
-                hop_length=options.hop_length,
-                sample_rate=options.sample_rate,
-                f0_min=options.f0_min,
-                f0_max=options.f0_max,
+                settings.predictor,
+                hop_length=settings.hop_length,
+                sample_rate=settings.sample_rate,
+                f0_min=settings.f0_min,
+                f0_max=settings.f0_max,
                 device=str(self.device),
-                pretrain_dir=options.pretrain_dir,
+                pretrain_dir=settings.pretrain_dir,
             )
         )
 
@@ -319,15 +319,15 @@ class FeatureMaker:
     def mel_extractor(self) -> MelExtractor:
         from vdecoder.mel_vocoder import MelExtractor
 
-        options = self.options
-        assert options.vocoder is not None
-        vocoder = options.vocoder
+        settings = self.settings
+        assert settings.vocoder is not None
+        vocoder = settings.vocoder
         extractor = _or_stop(lambda: MelExtractor.load(vocoder.path, vocoder.kind))
         rate, hop = extractor.config.sampling_rate, extractor.config.hop_size
-        if (rate, hop) != (options.sample_rate, options.hop_length):
+        if (rate, hop) != (settings.sample_rate, settings.hop_length):
             raise CannotStart(
-                f"the vocoder works at {rate} Hz with a hop of {hop}, the config has {options.sample_rate} and"
-                f" {options.hop_length}",
+                f"the vocoder works at {rate} Hz with a hop of {hop}, the config has {settings.sample_rate} and"
+                f" {settings.hop_length}",
                 vocoder.path,
                 "use a vocoder that fits the config",
             )
@@ -365,23 +365,23 @@ def group(paths: FeaturePaths, name: str) -> tuple[Path, ...]:
     return (getattr(paths, name),)
 
 
-def feature_keys(options: FeatureOptions) -> dict[str, FeatureKey]:
+def feature_keys(settings: FeatureSettings) -> dict[str, FeatureKey]:
     """What each wanted feature is made with; a change of any value makes the feature anew."""
-    frames = {"sample_rate": options.sample_rate, "hop_length": options.hop_length}
+    frames = {"sample_rate": settings.sample_rate, "hop_length": settings.hop_length}
     keys: dict[str, FeatureKey] = {
-        "units": {"encoder": options.encoder},
+        "units": {"encoder": settings.encoder},
         "f0": {
-            "predictor": options.predictor,
+            "predictor": settings.predictor,
             **frames,
-            "f0_min": float(options.f0_min),
-            "f0_max": float(options.f0_max),
+            "f0_min": float(settings.f0_min),
+            "f0_max": float(settings.f0_max),
         },
-        "spec": {**frames, "n_fft": options.n_fft, "win_length": options.win_length},
+        "spec": {**frames, "n_fft": settings.n_fft, "win_length": settings.win_length},
     }
-    if options.with_volume:
+    if settings.with_volume:
         keys["volume"] = dict(frames)
-    if options.vocoder is not None:
-        keys["mel"] = {**frames, "kind": options.vocoder.kind, "seed": options.seed, **_vocoder_key(options.vocoder)}
+    if settings.vocoder is not None:
+        keys["mel"] = {**frames, "kind": settings.vocoder.kind, "seed": settings.seed, **_vocoder_key(settings.vocoder)}
     return keys
 
 
