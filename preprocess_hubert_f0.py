@@ -25,7 +25,7 @@ def make_features(args: argparse.Namespace) -> int:
     from modules.config import load_config, load_diffusion_config
     from modules.data import f0_ranges
     from modules.data import preprocess_features as work
-    from modules.data.preprocess_pool import Failure, process_count, remove_leftovers, run_all
+    from modules.data.worker_pool import Failure, process_count, remove_leftovers, run_all
     from modules.progress import track
 
     options = from_namespace(FeatureOptions, args)

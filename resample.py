@@ -26,8 +26,8 @@ def prepare(args: argparse.Namespace) -> int:
 
 def resample_all(options: ResampleOptions, debug: bool) -> int:
     """Convert every recording that is not done yet."""
-    from modules.data.preprocess_pool import Failure, process_count, remove_leftovers, run_all
     from modules.data.preprocess_resample import ResampleJob, find_recordings, is_written_for, orphans
+    from modules.data.worker_pool import Failure, process_count, remove_leftovers, run_all
     from modules.progress import track
 
     options.check()
@@ -61,13 +61,13 @@ def resample_all(options: ResampleOptions, debug: bool) -> int:
 
 def report_on_recordings(options: ResampleOptions, debug: bool) -> int:
     """Say what the recordings are like; exit code 1 where some of them are of no use."""
-    from modules.data.recordings_examine import count_recordings, examine_folder
+    from modules.data.recordings_measure import count_recordings, measure_folder
     from modules.data.recordings_report import RecordingsReport, print_report
     from modules.files import write_text
     from modules.progress import track
 
     count = count_recordings(options.in_dir, options.speakers)
-    results = examine_folder(options.in_dir, options.speakers, options.num_processes, debug)
+    results = measure_folder(options.in_dir, options.speakers, options.num_processes, debug)
     report = [item for item in track(results, "report", count + 1) if isinstance(item, RecordingsReport)][0]
     print_report(report)
     if options.report:

@@ -25,7 +25,9 @@ from modules.audio.volume import volume
 from modules.config import Config, DiffusionConfig
 from modules.data import features
 from modules.data.features import FeatureKey, FeaturePaths, Stamp
-from modules.data.preprocess_pool import CannotStart, Failure, is_fatal, reason
+from modules.data.folders import dataset_folders, visible
+from modules.data.options import DATASET_DIR
+from modules.data.worker_pool import CannotStart, Failure, is_fatal, reason
 from modules.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,15 +126,10 @@ def find_wavs(in_dir: Path) -> list[Path]:
     Raises:
         UserError: there is no such folder, or no wav in it.
     """
-    wavs = [
-        path
-        for folder in (sorted(in_dir.iterdir()) if in_dir.is_dir() else [])
-        if folder.is_dir() and not folder.name.startswith(".")
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() == ".wav" and not path.name.startswith(".")
-    ]
+    folders = dataset_folders(in_dir)
+    wavs = [path for folder in folders for path in visible(folder) if path.suffix.lower() == ".wav"]
     if not wavs:
-        fix = "run resample.py first; it makes dataset/44k/<speaker>/<name>.wav"
+        fix = f"run resample.py first; it makes {DATASET_DIR.as_posix()}/<speaker>/<name>.wav"
         what = "there are no wavs" if in_dir.is_dir() else "there is no such folder"
         raise UserError(what, f"--in_dir {in_dir}", fix)
     return wavs

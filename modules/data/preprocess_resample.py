@@ -15,6 +15,7 @@ from modules.audio.io import AUDIO_EXTENSIONS, load_audio, save_audio
 from modules.audio.loudness import is_silent, limit, normalize_loudness, normalize_peak, peak, to_int16
 from modules.audio.pitch_shift import copy_stem, original_stem, shift_pitch
 from modules.audio.resample import resample
+from modules.data.folders import visible
 from modules.data.options import ResampleOptions
 from modules.errors import UserError
 from modules.files import write_text
@@ -64,10 +65,10 @@ def find_sources(in_dir: Path, out_dir: Path) -> tuple[list[Source], list[tuple[
     """
     sources: list[Source] = []
     left_out: list[tuple[Path, str]] = []
-    for folder in _visible(in_dir):
+    for folder in visible(in_dir):
         if folder.is_dir():
             taken: set[str] = set()
-            for path in _visible(folder):
+            for path in visible(folder):
                 if path.is_dir():
                     left_out.append((path, "a folder inside a speaker's folder; move its files up"))
                 elif path.suffix.lower() not in AUDIO_EXTENSIONS:
@@ -102,10 +103,6 @@ def find_recordings(
         [source for source in sources if source.folder.name in speakers],
         [(path, why) for path, why in left_out if path.parent.name in speakers],
     )
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _free_stem(path: Path, taken: set[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from modules.audio.io import AUDIO_EXTENSIONS
+from modules.data.folders import dataset_folders
 from modules.errors import UserError
 from modules.evaluation.base import Recording
 from modules.evaluation.melody import median_pitch
@@ -62,7 +63,7 @@ class Voices:
         if folder is not None:
             if not folder.is_dir():
                 raise UserError("there is no such folder", folder, "give a folder with one folder of audio a speaker")
-            own = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and find_audio(path)}
+            own = {path.name: path for path in dataset_folders(folder) if find_audio(path)}
             if not own:
                 raise UserError("no folder of audio is in it", folder, "give a folder with one folder a speaker")
             places = {**own, **places}
