@@ -92,7 +92,7 @@ def body(args: argparse.Namespace) -> int:
             shifts=tuple(shifts),
             model=from_namespace(ModelOptions, args),
             inference=from_namespace(InferenceOptions, args, trans=0.0),
-            judge=args.judge,
+            reference_predictor=args.judge,
             language=args.language,
             transcripts=tuple(args.transcripts),
             voice_clips=args.voice_clips,

@@ -15,9 +15,10 @@ import torch
 from modules.audio.io import load_audio
 from modules.errors import UserError
 from modules.evaluation import METRICS, metric_class
-from modules.evaluation.base import Figure, Metric, Pair, Recording, Tools
+from modules.evaluation.base import Figure, Metric, Pair, Tools
 from modules.evaluation.melody import choose_semitones
-from modules.evaluation.transcriber import Heard, load_whisper
+from modules.evaluation.recording import Recording
+from modules.evaluation.transcriber import Transcript, load_whisper
 from modules.evaluation.voices import Voices
 from modules.evaluation.words import Words, character_error_rate, find_text, read_transcripts
 from modules.f0 import get_predictor
@@ -274,8 +275,8 @@ def test_the_error_that_a_conversion_adds_is_that_over_the_sources_own(monkeypat
         def __init__(self, *_: object) -> None:
             pass
 
-        def hear(self, audio: np.ndarray, language: str | None) -> Heard:
-            return Heard(texts[int(audio[0])], language or "en")
+        def transcribe(self, audio: np.ndarray, language: str | None) -> Transcript:
+            return Transcript(texts[int(audio[0])], language or "en")
 
     monkeypatch.setattr("modules.evaluation.words.Transcriber", Listener)
     words = Words(Tools(get_predictor("pm"), Voices()))

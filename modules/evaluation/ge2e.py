@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modules import checkpoint
 from modules.errors import UserError
-from modules.evaluation.base import SPEECH_RATE
+from modules.evaluation.recording import SPEECH_RATE
 from pretrain import require
 from vencoder.layers import build_empty
 

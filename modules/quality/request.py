@@ -28,7 +28,7 @@ class Request:
         voices: a folder with one folder of recordings a speaker.
         named_voices: a folder or file of single speakers.
         shifts: semitones of each source; None finds them out for each source and target; the first one fills up.
-        judge: the f0 predictor that measures.
+        reference_predictor: the f0 predictor that measures.
         transcripts: lists of the true texts.
         speech_encoder: measures the distance of units where no model does it.
         page_pairs: pairs with players and pictures on the page.
@@ -44,7 +44,7 @@ class Request:
     shifts: tuple[float | None, ...] = (None,)
     model: ModelOptions = field(default_factory=ModelOptions)
     inference: InferenceOptions = field(default_factory=InferenceOptions)
-    judge: str = "pm"
+    reference_predictor: str = "pm"
     language: str | None = None
     transcripts: tuple[Path, ...] = ()
     voice_clips: int = 12

@@ -18,9 +18,9 @@ from modules.audio.spectrogram import mel_spectrogram, spec_to_mel
 from modules.config import Config, DataSection
 from modules.data.dataset import Batch, Clip, collate
 from modules.errors import UserError
-from modules.evaluation.base import SPEECH_RATE
 from modules.evaluation.ge2e import WEIGHT, Ge2eEncoder
 from modules.evaluation.melody import compare_melodies
+from modules.evaluation.recording import SPEECH_RATE
 from modules.f0 import F0Contour, get_predictor
 from modules.training.distributed import Ranks
 from pretrain import find
