@@ -139,7 +139,7 @@ def test_what_is_not_installed_is_reported_and_the_rest_is_measured(table, tmp_p
     voices.mkdir(parents=True)
     (voices / "a.flac").write_bytes((ROOT / SONGS["sinsy"]).read_bytes())
     request = Request(
-        tmp_path / "out", tuple(METRICS), pairs=table, voices=voices.parent, pretrain_dir=tmp_path / "no_weights"
+        out_dir=tmp_path / "out", pairs=table, voices=voices.parent, pretrain_dir=tmp_path / "no_weights"
     )
     assert measure(request) == 1  # of the missing file
     shown = capsys.readouterr().out
@@ -240,7 +240,7 @@ def test_a_shift_that_nobody_gave_is_heard(songs, tmp_path) -> None:
     soundfile.write(tmp_path / "moved.wav", sing_as(audio, 1.0, 3.1), RATE)
     path = tmp_path / "pairs.csv"
     path.write_text(f"source,output,target\n{songs['taro']},moved.wav,sinsy\n")
-    assert measure(Request(tmp_path / "out", ("melody",), pairs=path)) == 0
+    assert measure(Request(out_dir=tmp_path / "out", metrics=("melody",), pairs=path)) == 0
     pair = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))["pairs"][0]
     assert pair["semitones"] == 3 and pair["values"]["f0_cents"] == pytest.approx(10, abs=2)
 
