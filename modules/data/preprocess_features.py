@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from modules.audio.io import load_audio
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 from modules.audio.spectrogram import spectrogram
 from modules.audio.volume import volume
 from modules.config import Config, DiffusionConfig
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from vdecoder.mel_vocoder import MelExtractor
     from vencoder.encoder import SpeechEncoder
 
-ENCODER_RATE = 16000  # Hz
 MAX_KEY_SHIFT = 5.0  # semitones, of the augmented mel
 DEVICE_BATCH = 8  # clips whose windows an accelerator encodes together; on a CPU that gains nothing
 
@@ -250,7 +249,7 @@ class FeatureMaker:
         return {clip.wav: each for clip, each in zip(clips, units, strict=True)}
 
     def _encoder_input(self, clip: _Clip) -> Tensor:
-        return torch.from_numpy(resample(clip.audio, self.settings.sample_rate, ENCODER_RATE)).to(self.device)
+        return torch.from_numpy(resample(clip.audio, self.settings.sample_rate, SPEECH_RATE)).to(self.device)
 
     def _make(self, clip: _Clip, units: Tensor | None) -> None:
         """Make and write what is missing. Until all of it is written the stamp does not name any of it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from modules.audio.resample import SPEECH_RATE
 from modules.evaluation.base import Case, Figure, Measured, Metric, NotMeasured, Tools
-from modules.evaluation.recording import SPEECH_RATE, Recording
+from modules.evaluation.recording import Recording
 
 INSTALL = "pip install -r requirements-eval.txt"
 LOWEST = 1.0  # of the scale

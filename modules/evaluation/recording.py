@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from modules.audio.io import load_audio
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 
 if TYPE_CHECKING:
     from modules.f0 import F0Contour, F0Predictor
 
 RATE = 44100  # Hz, of everything that is measured
-SPEECH_RATE = 16000  # Hz, of what the networks that measure read
 HOP = 512  # samples a frame at RATE
 
 Encode = Callable[[np.ndarray], np.ndarray]  # audio [T] at RATE to units [dim, F]

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 from modules.cli import BatchReport
 from modules.devices import pick_device
 from modules.errors import UserError
 from modules.evaluation.base import Pair, Tools
 from modules.evaluation.measure import Evaluator, Scored
-from modules.evaluation.recording import RATE, SPEECH_RATE, Encode
+from modules.evaluation.recording import RATE, Encode
 from modules.evaluation.voices import Voices
 from modules.evaluation.words import find_text, read_transcripts
 from modules.f0 import get_predictor
