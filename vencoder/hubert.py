@@ -103,7 +103,6 @@ class HubertModel(nn.Module):
         self.projection = nn.Linear(width, sizes.projection) if sizes.projection else None
 
     def make_attention(self, width: int, layer: LayerSizes) -> nn.Module | None:
-        """The attention of a layer."""
         return Attention(width, layer.heads, layer.head_dim) if layer.heads else None
 
     def attention_bias(self, frames: int) -> Tensor | None:
