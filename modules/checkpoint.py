@@ -6,36 +6,29 @@ G_<step>.pth and D_<step>.pth. Anything else in the folder, such as a released G
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modules import torch_files
 from modules.errors import UserError
 from modules.files import atomic_path
 from modules.packing import STRUCTURE, unpack
-
-_reconstruct = np.zeros(0).__reduce__()[0]
-_scalar = np.float32(0).__reduce__()[0]
-
-# Plain numpy arrays in a pickle (k-means centres) are rebuilt by these; none of them runs code from the file.
-NUMPY_GLOBALS: list[Any] = [
-    np.ndarray,
-    np.dtype,
-    *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("_core", "core")),
-    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
-    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
-]
+from modules.pickles import Admit, BrokenPickle, RefusedName, refuse
 
 
-def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
+def load(
+    path: str | Path, map_location: str | torch.device = "cpu", admit: Admit = refuse
+) -> Any:
     """Read a .pth, .pt or .safetensors file without running anything from it.
+
+    Args:
+        admit: what a .pth or .pt may name besides tensors and arrays.
 
     Returns:
         What the file holds: usually a dict. A .safetensors file gives its tensors by name, or what the .pth held
@@ -51,11 +44,14 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     if path.suffix == ".safetensors":
         return _load_safetensors(path, map_location)
     try:
-        with torch.serialization.safe_globals(NUMPY_GLOBALS):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refusal(error, path) from None
-    except Exception as error:  # rubbish that looks like a pickle trips torch's reader in any way
+        return torch_files.read(path, map_location, admit)
+    except RefusedName as error:
+        raise UserError(
+            f"refused: the file carries {error}, which is code and not weights",
+            path,
+            "get the file from a source you trust, saved as plain weights",
+        ) from None
+    except Exception as error:  # a broken zip archive fails in many ways
         raise _broken(error, path) from None
 
 
@@ -71,19 +67,8 @@ def _load_safetensors(path: Path, map_location: str | torch.device) -> Any:
         raise _broken(error, path) from None
 
 
-def _refusal(error: Exception, path: Path) -> UserError:
-    named = re.search(r"GLOBAL ([\w.]+)|(?:class|function|global) ([\w.]+\.[\w.]+)", str(error))
-    if named is None:
-        return _broken(error, path)
-    return UserError(
-        f"refused: the file carries {named.group(1) or named.group(2)}, which is code and not weights",
-        path,
-        "get the file from a source you trust, saved as plain weights",
-    )
-
-
 def _broken(error: Exception, path: Path) -> UserError:
-    detail = type(error).__name__
+    detail = str(error) if isinstance(error, BrokenPickle) else type(error).__name__
     return UserError(f"cannot read the file: it is cut off or not a weights file ({detail})", path, "get it again")
 
 
