@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 
+def printable(text: object) -> str:
+    """Text as it can be shown: control characters, which a terminal would obey, are written out."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in str(text)
+    )
+
+
 class UserError(Exception):
     """A mistake the user can mend, in three parts.
 
@@ -14,9 +21,9 @@ class UserError(Exception):
 
     def __init__(self, what: str, where: object = "", fix: str = "") -> None:
         super().__init__(what, where, fix)
-        self.what = what
-        self.where = str(where)
-        self.fix = fix
+        self.what = printable(what)
+        self.where = printable(where)
+        self.fix = printable(fix)
 
     def __str__(self) -> str:
         lines = [self.what]
