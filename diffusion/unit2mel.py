@@ -14,12 +14,10 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.schedule import Track, check_k_step
 from modules import checkpoint
 from modules.config import DiffusionConfig
-from modules.devices import native_half
+from modules.devices import DTYPES, fastest_dtype
 
 N_MELS = 128  # bins of the NSF-HiFiGAN mel
 SHIFT_SCALE = 5.0  # semitones; the largest key shift of the augmentation
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Who sings: ids, int64 [B] or [B, 1]; or weights for each frame, float [T, n_spk] or [B, T, n_spk]; or weights by
 # id, numbers or tensors that broadcast with [B, T, 1].
@@ -194,4 +192,5 @@ def load_unit2mel(
     model = build_unit2mel(config)
     checkpoint.load_into(model, checkpoint.model_state(checkpoint.load(path), path), path)
     model.to(device).eval().requires_grad_(False)
-    return model.set_precision(native_half(torch.device(device)) if precision == "auto" else PRECISIONS[precision])
+    dtype = fastest_dtype(torch.device(device), wide_range=True) if precision == "auto" else DTYPES[precision]
+    return model.set_precision(dtype)

@@ -408,7 +408,8 @@ def semitones_to(song: Path, target: Path) -> int:
     import numpy as np
 
     from modules.data.features import load_f0
-    from modules.evaluation.melody import choose_semitones, median_pitch
+    from modules.evaluation.melody import choose_semitones
+    from modules.evaluation.recording import median_pitch
 
     clips = [load_f0(path) for path in sorted(target.glob("*.f0.npy"))]
     usual = median_pitch(np.concatenate([f0 for f0, _ in clips]), np.concatenate([uv for _, uv in clips]))
@@ -418,7 +419,7 @@ def semitones_to(song: Path, target: Path) -> int:
 def sung_pitch(song: Path) -> float:
     """The middle of a song's f0, Hz; 0 where nothing is voiced."""
     from modules.audio.io import load_audio
-    from modules.evaluation.melody import median_pitch
+    from modules.evaluation.recording import median_pitch
     from modules.f0 import get_predictor
 
     audio, _ = load_audio(song, SAMPLE_RATE)

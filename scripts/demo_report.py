@@ -212,7 +212,7 @@ class Listener:
 
     def _voice(self, paths: Iterable[Path]) -> np.ndarray | None:
         """The direction in the middle of the recordings' vectors; None where there are none."""
-        from modules.evaluation.base import Recording
+        from modules.evaluation.recording import Recording
         from modules.evaluation.speaker import mean_vector
 
         assert self.encoder is not None

@@ -289,12 +289,12 @@ def test_a_denoiser_in_bfloat16_stays_close_to_float32(method: str) -> None:
 def test_a_loaded_model_computes_in_what_the_device_has(tmp_path: Path) -> None:
     from diffusion.unit2mel import build_unit2mel, load_unit2mel
     from modules.config import DiffusionConfig
-    from modules.devices import native_half
+    from modules.devices import fastest_dtype
 
     small = {"n_layers": 2, "n_chans": 16, "n_hidden": 8, "timesteps": 20}
     config = DiffusionConfig.model_validate({"model": small, "data": {"encoder_out_channels": 24}})
     torch.save({"model": build_unit2mel(config).state_dict()}, tmp_path / "model_5.pt")
-    for precision, dtype in (("auto", native_half(torch.device("cpu"))), ("fp32", torch.float32)):
+    for precision, dtype in (("auto", fastest_dtype(torch.device("cpu"), wide_range=True)), ("fp32", torch.float32)):
         model = load_unit2mel(tmp_path / "model_5.pt", config, "cpu", precision)
         assert model.decoder.denoise_fn.input_projection.weight.dtype == dtype
         assert model.unit_embed.weight.dtype == model.decoder.spec_min.dtype == torch.float32

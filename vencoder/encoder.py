@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.devices import cpu_has_bf16
+from modules.audio.resample import SPEECH_RATE
+from modules.devices import fastest_dtype
 from vencoder.layers import Model, set_precision
 
-SAMPLE_RATE = 16000  # Hz
 HOP_LENGTH = 320  # samples of a frame: 50 frames a second
-MAX_WINDOW = 30 * SAMPLE_RATE // HOP_LENGTH - 1  # frames of one pass: they see 30 s at most
-SHORTEST_WINDOW = 22 * SAMPLE_RATE // HOP_LENGTH  # frames of a window of a longer clip
+MAX_WINDOW = 30 * SPEECH_RATE // HOP_LENGTH - 1  # frames of one pass: they see 30 s at most
+SHORTEST_WINDOW = 22 * SPEECH_RATE // HOP_LENGTH  # frames of a window of a longer clip
 CPU_BATCH, DEVICE_BATCH = MAX_WINDOW, 8 * MAX_WINDOW  # frames in one batch
 
 Precision = Literal["auto", "fp32"]
@@ -48,7 +48,8 @@ class SpeechEncoder(ABC):
 
     def __init__(self, device: str | torch.device = "cpu", precision: Precision = "auto") -> None:
         self.device = torch.device(device)
-        self.dtype = compute_dtype(self.device) if precision == "auto" else torch.float32
+        # docs/encoders.md: the units stay within 30 dB SNR of float32
+        self.dtype = fastest_dtype(self.device) if precision == "auto" else torch.float32
 
     def ready(self, model: Model) -> Model:
         """``model`` in evaluation mode, in the encoder's precision and on its device."""
@@ -103,15 +104,6 @@ class SpeechEncoder(ABC):
             raise ValueError(f"the encoder takes mono audio [T], not {list(audio.shape)}")
         audio = audio.to(self.device, torch.float32)
         return F.pad(audio, (0, max(0, HOP_LENGTH + 80 - audio.shape[0])))
-
-
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """The fastest dtype that ``device`` computes natively and that keeps units within 30 dB SNR of float32."""
-    if device.type == "cuda":
-        return torch.float16
-    if device.type == "cpu" and cpu_has_bf16():
-        return torch.bfloat16
-    return torch.float32
 
 
 def plan_windows(frames: int, longest: int, overlap: int, shortest: int = SHORTEST_WINDOW) -> list[tuple[int, int]]:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules import checkpoint
+from modules.audio.resample import SPEECH_RATE
 from modules.errors import UserError
 from vencoder.ctranslate2 import read_model
-from vencoder.encoder import HOP_LENGTH, SAMPLE_RATE, Precision, SpeechEncoder, Window, plan_windows
+from vencoder.encoder import HOP_LENGTH, Precision, SpeechEncoder, Window, plan_windows
 from vencoder.layers import Attention, Block, Norm, build_empty
 
 N_FFT, MEL_HOP = 400, 160  # 25 ms windows every 10 ms
@@ -80,7 +81,7 @@ def mel_filters(n_mels: int) -> Tensor:
     """Slaney mel filters [n_mels, N_FFT / 2 + 1] from 0 to 8000 Hz."""
     from librosa.filters import mel
 
-    return torch.from_numpy(mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels).astype(np.float32))
+    return torch.from_numpy(mel(sr=SPEECH_RATE, n_fft=N_FFT, n_mels=n_mels).astype(np.float32))
 
 
 def log_mel(audio: Tensor, n_mels: int, frames: int) -> Tensor:

@@ -1,7 +1,7 @@
 """What a folder of recordings holds before anything is made of it: how much, how high, how loud, and what is wrong.
 
 The figures are those that decide whether a voice trains well; the problems are those that users of such tools find
-out about after a night of training. modules/data/recordings_examine.py measures them.
+out about after a night of training. modules/data/recordings_measure.py measures them.
 """
 
 from __future__ import annotations

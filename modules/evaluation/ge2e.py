@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from modules import checkpoint
+from modules.audio.resample import SPEECH_RATE
 from modules.errors import UserError
-from modules.evaluation.base import SPEECH_RATE
 from pretrain import require
 from vencoder.layers import build_empty
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from modules.errors import UserError
-from modules.evaluation.base import NAN, Baseline, Case, Figure, Measured, Metric, NotMeasured, Recording, Tools
+from modules.evaluation.base import NAN, Baseline, Case, Figure, Measured, Metric, NotMeasured, Tools
 from modules.evaluation.ge2e import Ge2eEncoder
+from modules.evaluation.recording import Recording
 
 SIMILARITIES = ("similarity_target", "similarity_source", "nearer_target")
 

@@ -1,1 +1,1 @@
-"""What ``benchmarks/quality.py`` does: convert, judge, and write the report."""
+"""What ``benchmarks/quality.py`` does: convert, score, and write the report."""

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from models import SynthesizerTrn
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 from modules.audio.spectrogram import mel_spectrogram, spec_to_mel
 from modules.config import Config, DataSection
 from modules.data.dataset import Batch, Clip, collate
 from modules.errors import UserError
-from modules.evaluation.base import SPEECH_RATE
 from modules.evaluation.ge2e import WEIGHT, Ge2eEncoder
 from modules.evaluation.melody import compare_melodies
 from modules.f0 import F0Contour, get_predictor

@@ -1,4 +1,4 @@
-"""Listens to recordings for modules/data/recordings_report.py.
+"""Measures recordings for modules/data/recordings_report.py.
 
 Every file is read once, block by block, in bounded memory.
 """
@@ -17,7 +17,6 @@ from modules.audio.clips import count_clips
 from modules.audio.io import stream_channels
 from modules.audio.loudness import loudness
 from modules.audio.slicer import slice_rms, slicing_curve
-from modules.data.preprocess_pool import Failure, process_count, run_all
 from modules.data.preprocess_resample import SILENCE, Source, find_recordings
 from modules.data.recordings_report import (
     FileReport,
@@ -27,6 +26,7 @@ from modules.data.recordings_report import (
     SpeakerReport,
     mean_lufs,
 )
+from modules.data.worker_pool import Failure, process_count, run_all
 from modules.errors import UserError
 
 BLOCK_SECONDS = 60.0  # up to here the loudness is BS.1770's; longer files are gated block by block
@@ -44,10 +44,10 @@ VOICED_SHARE = 0.1  # of the sound; whispered and percussive files stay under it
 F0_RANGE = (50.0, 1100.0)  # Hz
 
 
-def examine_folder(
+def measure_folder(
     folder: Path, speakers: Sequence[str] = (), processes: int = 1, debug: bool = False
 ) -> Iterator[FileReport | RecordingsReport]:
-    """Examine every recording of the speakers' folders; yields each file's report as it is done, the whole one last.
+    """Measure every recording of the speakers' folders; yields each file's report as it is done, the whole one last.
 
     Args:
         speakers: only these; all where there are none named.
@@ -61,7 +61,7 @@ def examine_folder(
         fix = f"put recordings into one folder for each speaker, such as {folder.as_posix()}/alice/song.wav"
         raise UserError("there are no recordings", folder, fix)
     done = {}
-    for source, outcome in run_all(ExamineJob(), sources, process_count(processes, len(sources)), debug):
+    for source, outcome in run_all(MeasureJob(), sources, process_count(processes, len(sources)), debug):
         if isinstance(outcome, Failure):
             outcome = FileReport(source.path, source.folder.name, problems=(Problem("unreadable", outcome.reason),))
         done[source.path] = outcome
@@ -70,31 +70,31 @@ def examine_folder(
 
 
 def count_recordings(folder: Path, speakers: Sequence[str] = ()) -> int:
-    """How many files examine_folder is going to read. Raises as it does."""
+    """How many files measure_folder is going to read. Raises as it does."""
     return len(find_recordings(folder, folder, speakers)[0])
 
 
 @dataclass(frozen=True)
-class ExamineJob:
+class MeasureJob:
     """Makes the function that a worker process applies to every recording."""
 
     def __call__(self, worker: int) -> Callable[[Source], FileReport]:
-        return lambda source: examine(source.path, source.folder.name)
+        return lambda source: measure(source.path, source.folder.name)
 
 
-def examine(path: Path, speaker: str = "") -> FileReport:
-    """Read a recording once and judge it by itself."""
-    listener = _Listener()
+def measure(path: Path, speaker: str = "") -> FileReport:
+    """Read a recording once and measure it by itself."""
+    meter = _RecordingMeter()
     try:
         for block, rate in stream_channels(path, BLOCK_SECONDS):
-            listener.hear(block, rate)
+            meter.push(block, rate)
     except UserError as error:
         return FileReport(path, speaker, problems=(Problem("unreadable", error.what),))
-    report = listener.report(path, speaker)
-    return replace(report, problems=tuple(_problems(report, listener)))
+    report = meter.report(path, speaker)
+    return replace(report, problems=tuple(_problems(report, meter)))
 
 
-class _Listener:
+class _RecordingMeter:
     """Takes the blocks of one file and keeps what its report needs."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class _Listener:
         self.pitch = PitchCounts()
         self.hash = hashlib.blake2b(digest_size=16)
 
-    def hear(self, block: np.ndarray, rate: int) -> None:
+    def push(self, block: np.ndarray, rate: int) -> None:
         """Add a block [n, C]."""
         if not self.rate:
             self.rate, self.channels = rate, block.shape[1]
@@ -115,7 +115,7 @@ class _Listener:
         block = self._without_nan(block)
         mono = block.mean(axis=1)
         for channel, clipping in enumerate(self.clipping):
-            clipping.hear(block[:, channel])
+            clipping.push(block[:, channel])
         self.power_of_channels += float(np.square(block, dtype=np.float64).mean(axis=1).sum())
         self.power_of_mix += float(np.square(mono, dtype=np.float64).sum())
         self.top = max(self.top, float(np.abs(mono).max(initial=0.0)))
@@ -134,7 +134,7 @@ class _Listener:
         return np.where(finite, block, 0)
 
     def report(self, path: Path, speaker: str) -> FileReport:
-        """The figures; nothing is judged yet."""
+        """The figures, without what is wrong with them."""
         peak = max(clipping.peak for clipping in self.clipping)
         threshold = 20 * math.log10(max(self.top, 1e-5)) - 40  # as resample.py slices
         rms = self.curve.finish()
@@ -167,7 +167,7 @@ class _Clipping:
         self.peak = 0.0
         self.clipped = 0
 
-    def hear(self, samples: np.ndarray) -> None:
+    def push(self, samples: np.ndarray) -> None:
         """Add samples [n]."""
         magnitude = np.abs(samples)
         peak = float(magnitude.max(initial=0.0))
@@ -191,15 +191,15 @@ def _pitch_of(mono: np.ndarray, rate: int) -> np.ndarray:
     return praat_track(mono, rate, max(1, rate // 100), F0_RANGE[0], min(F0_RANGE[1], 0.49 * rate))
 
 
-def _problems(file: FileReport, listener: _Listener) -> Iterator[Problem]:
-    if listener.not_finite:
-        yield Problem("not_finite", str(listener.not_finite))
+def _problems(file: FileReport, meter: _RecordingMeter) -> Iterator[Problem]:
+    if meter.not_finite:
+        yield Problem("not_finite", str(meter.not_finite))
         return
-    mix_db = _decibel(listener.power_of_mix, listener.power_of_channels)
+    mix_db = _decibel(meter.power_of_mix, meter.power_of_channels)
     cancelled = file.channels > 1 and mix_db < CANCELLED_DB
     if cancelled:
         yield Problem("out_of_phase", f"{-mix_db:.0f} dB" if math.isfinite(mix_db) else "∞ dB")
-    if listener.top <= SILENCE:
+    if meter.top <= SILENCE:
         yield Problem("silent")
         return
     if file.seconds < SHORTEST:
