@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vdecoder import DecoderSizes
 from vdecoder.nsf_hifigan import NSFHiFiGAN, ResBlock, ResBlock1, ResBlock2
 from vdecoder.snake_alias import SnakeAlias
 
 
 class NSFSnakeHiFiGAN(NSFHiFiGAN):
-    """As NSFHiFiGAN, with its arguments."""
+    """As NSFHiFiGAN, of the same sizes."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, sizes: DecoderSizes) -> None:
+        super().__init__(sizes)
         self.snakes = nn.ModuleList(SnakeAlias(channels) for channels in self.stage_channels[:-1])
         self.snake_post = SnakeAlias(self.stage_channels[-1])
 
