@@ -32,8 +32,10 @@ class NSFHiFiGAN(nn.Module):
         self.hop_length = math.prod(rates)
         self.blocks_a_stage = len(sizes.resblock_kernel_sizes)
         self.m_source = self.make_source(sizes.sampling_rate)
+        # Optimizers count parameters in the order in which they are registered: here that of released models.
+        self.noise_convs = nn.ModuleList()
         self.conv_pre = WeightNormConv1d(sizes.inter_channels, width, 7, padding=3)
-        self.ups, self.noise_convs, self.resblocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         remaining = self.hop_length  # samples of audio for one of the stage's
         for i, (rate, kernel_size) in enumerate(zip(rates, sizes.upsample_kernel_sizes, strict=True)):
             overlap = kernel_size - rate

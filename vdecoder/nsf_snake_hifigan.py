@@ -19,6 +19,10 @@ class NSFSnakeHiFiGAN(NSFHiFiGAN):
         super().__init__(sizes)
         self.snakes = nn.ModuleList(SnakeAlias(channels) for channels in self.stage_channels[:-1])
         self.snake_post = SnakeAlias(self.stage_channels[-1])
+        # The order of released models, in which optimizers count parameters: conv_post, snake_post, cond come last.
+        for name in ("conv_post", "snake_post", "cond"):
+            if name in self._modules:
+                self._modules[name] = self._modules.pop(name)
 
     def make_block(self, kind: str, channels: int, kernel_size: int, dilations: Sequence[int]) -> nn.Module:
         block = SnakeResBlock1 if kind == "1" else SnakeResBlock2
