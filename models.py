@@ -123,13 +123,17 @@ class SynthesizerTrn(nn.Module):
             if with_posterior
             else None
         )
+        # n_flow_layer counts two things, as in so-vits-svc 4.1: couplings of a transformer flow, else the WaveNet's
+        # layers within each of four couplings.
         network: Callable[[], nn.Module]
         if use_transformer_flow:
+            n_couplings = n_flow_layer
             flow_sizes = sizes._replace(n_layers=n_layers_trans_flow, kernel_size=5)
             network = partial(CausalTransformer, flow_sizes, gin_channels)
         else:
-            network = partial(WaveNet, hidden_channels, 5, 4, gin_channels, depthwise=use_depthwise_conv)
-        self.flow = CouplingFlow(inter_channels, hidden_channels, n_flow_layer, network, flow_share_parameter)
+            n_couplings = 4
+            network = partial(WaveNet, hidden_channels, 5, n_flow_layer, gin_channels, depthwise=use_depthwise_conv)
+        self.flow = CouplingFlow(inter_channels, hidden_channels, n_couplings, network, flow_share_parameter)
         self.f0_decoder = F0Decoder(sizes, gin_channels) if use_automatic_f0_prediction else None
         self.emb_uv = nn.Embedding(2, hidden_channels)
 

@@ -21,6 +21,7 @@ from modules import checkpoint
 from modules.config import Config
 from modules.devices import cpu_has_bf16
 from modules.errors import UserError
+from modules.nn.flows import Coupling
 from modules.nn.losses import discriminator_loss, generator_loss, kl_loss
 from tests.parity import fill, golden, signals
 from tests.synthesiser import GOLDENS, golden_inputs, read_manifest, small_synthesiser, snr_db, song
@@ -65,6 +66,10 @@ def load_filled(module: torch.nn.Module, manifest: dict[str, Any]) -> None:
 
 def shapes(module: torch.nn.Module) -> dict[str, list[int]]:
     return {key: list(value.shape) for key, value in module.state_dict().items()}
+
+
+def expected_shapes(manifest: dict[str, Any]) -> dict[str, list[int]]:
+    return {entry[0]: entry[1] for entry in manifest["entries"]}
 
 
 def train_variant(variant: str, **changes: Any) -> SynthesizerTrn:
@@ -151,8 +156,9 @@ def test_full_size_models_have_the_keys_of_the_original(name: str, parity_pack: 
     with torch.device("meta"):
         model = build(manifest)
         inference_only = build(manifest, with_posterior=False)
-    expected = {entry[0]: entry[1] for entry in manifest["entries"]}
+    expected = expected_shapes(manifest)
     assert shapes(model) == expected
+    assert list(shapes(model)) == list(expected), "an optimizer state numbers its parameters in this order"
     assert {str(value.dtype) for value in model.state_dict().values()} == {"torch.float32"}
     assert shapes(inference_only) == {key: shape for key, shape in expected.items() if not key.startswith("enc_q.")}
 
@@ -161,17 +167,32 @@ def test_full_size_models_have_the_keys_of_the_original(name: str, parity_pack: 
 def test_small_variants_have_the_keys_of_the_original(variant: str, request: pytest.FixtureRequest) -> None:
     manifest = read_manifest(pack_file(f"manifests/b_{variant}.json", request))
     with torch.device("meta"):
-        assert shapes(build(manifest)) == {entry[0]: entry[1] for entry in manifest["entries"]}
+        got = shapes(build(manifest))
+    assert got == expected_shapes(manifest)
+    assert list(got) == list(expected_shapes(manifest))
 
 
 def test_discriminators_have_the_keys_of_the_original() -> None:
     with torch.device("meta"):
         keys = shapes(MultiPeriodDiscriminator())
         spectral = shapes(MultiPeriodDiscriminator(use_spectral_norm=True))
-    assert keys == {e[0]: e[1] for e in read_manifest(GOLDENS / "manifests/sovits_D.json")["entries"]}
+    expected = expected_shapes(read_manifest(GOLDENS / "manifests/sovits_D.json"))
+    assert keys == expected
+    assert list(keys) == list(expected)
     names = {key.rsplit(".", 1)[1] for key in spectral}
     assert names == {"bias", "weight_orig", "weight_u", "weight_v"}
     assert {key.rsplit(".", 1)[0] for key in spectral} == {key.rsplit(".", 1)[0] for key in keys}
+
+
+@pytest.mark.parametrize("transformer", [False, True])
+def test_n_flow_layer_counts_couplings_of_a_transformer_flow_and_else_layers_within_four(transformer: bool) -> None:
+    """so-vits-svc 4.1 has two meanings for it, which agree at its default of 4."""
+    flow = small_synthesiser(use_transformer_flow=transformer, n_flow_layer=2).flow
+    couplings = [coupling for coupling in flow.flows if isinstance(coupling, Coupling)]
+    if transformer:
+        assert len(couplings) == 2
+    else:
+        assert [len(coupling.enc.in_layers) for coupling in couplings] == [2] * 4
 
 
 @pytest.mark.parametrize("variant", ["default", "transflow_share", "snake"])
