@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from modules.nn.noise import Noise
 from modules.nn.weight_norm import WeightNormConv1d, WeightNormConvTranspose1d
+from vdecoder import DecoderSizes
 from vdecoder.source import SineSource
 
 SLOPE = 0.1  # of the leaky ReLUs, except the last, which has torch's default
@@ -22,37 +23,21 @@ BF16_CHANNELS = 32
 
 
 class NSFHiFiGAN(nn.Module):
-    """Latents and f0 to audio.
+    """Latents and f0 to audio."""
 
-    Args:
-        inter_channels: channels of the latents.
-        resblock: "1" (two convolutions a step) or "2" (one).
-        gin_channels: channels of the speaker condition; None for a decoder without one.
-        sampling_rate: Hz.
-    """
-
-    def __init__(
-        self,
-        inter_channels: int,
-        resblock: str,
-        resblock_kernel_sizes: Sequence[int],
-        resblock_dilation_sizes: Sequence[Sequence[int]],
-        upsample_rates: Sequence[int],
-        upsample_initial_channel: int,
-        upsample_kernel_sizes: Sequence[int],
-        gin_channels: int | None,
-        sampling_rate: int,
-    ) -> None:
+    def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
-        # Channels before the first stage and after each.
-        self.stage_channels = [upsample_initial_channel >> stage for stage in range(len(upsample_rates) + 1)]
-        self.hop_length = math.prod(upsample_rates)
-        self.blocks_a_stage = len(resblock_kernel_sizes)
-        self.m_source = self.make_source(sampling_rate)
-        self.conv_pre = WeightNormConv1d(inter_channels, upsample_initial_channel, 7, padding=3)
-        self.ups, self.noise_convs, self.resblocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        rates, width = sizes.upsample_rates, sizes.upsample_initial_channel
+        self.stage_channels = [width >> stage for stage in range(len(rates) + 1)]  # before the first stage, after each
+        self.hop_length = math.prod(rates)
+        self.blocks_a_stage = len(sizes.resblock_kernel_sizes)
+        self.m_source = self.make_source(sizes.sampling_rate)
+        # Optimizers count parameters in the order in which they are registered: here that of released models.
+        self.noise_convs = nn.ModuleList()
+        self.conv_pre = WeightNormConv1d(sizes.inter_channels, width, 7, padding=3)
+        self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         remaining = self.hop_length  # samples of audio for one of the stage's
-        for i, (rate, kernel_size) in enumerate(zip(upsample_rates, upsample_kernel_sizes, strict=True)):
+        for i, (rate, kernel_size) in enumerate(zip(rates, sizes.upsample_kernel_sizes, strict=True)):
             overlap = kernel_size - rate
             before, channels = self.stage_channels[i : i + 2]
             self.ups.append(
@@ -60,11 +45,11 @@ class NSFHiFiGAN(nn.Module):
             )
             remaining //= rate
             self.noise_convs.append(excitation_conv(channels, remaining))
-            for size, dilations in zip(resblock_kernel_sizes, resblock_dilation_sizes, strict=True):
-                self.resblocks.append(self.make_block(resblock, channels, size, dilations))
+            for size, dilations in zip(sizes.resblock_kernel_sizes, sizes.resblock_dilation_sizes, strict=True):
+                self.resblocks.append(self.make_block(sizes.resblock, channels, size, dilations))
         self.conv_post = WeightNormConv1d(self.stage_channels[-1], 1, 7, padding=3)
-        if gin_channels is not None:
-            self.cond = nn.Conv1d(gin_channels, upsample_initial_channel, 1)
+        if sizes.gin_channels is not None:
+            self.cond = nn.Conv1d(sizes.gin_channels, width, 1)
 
     def make_source(self, sampling_rate: int) -> SineSource:
         """The excitation."""

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vdecoder import DecoderSizes
 from vdecoder.nsf_hifigan import NSFHiFiGAN, ResBlock, ResBlock1, ResBlock2
 from vdecoder.snake_alias import SnakeAlias
 
 
 class NSFSnakeHiFiGAN(NSFHiFiGAN):
-    """As NSFHiFiGAN, with its arguments."""
+    """As NSFHiFiGAN, of the same sizes."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, sizes: DecoderSizes) -> None:
+        super().__init__(sizes)
         self.snakes = nn.ModuleList(SnakeAlias(channels) for channels in self.stage_channels[:-1])
         self.snake_post = SnakeAlias(self.stage_channels[-1])
+        # The order of released models, in which optimizers count parameters: conv_post, snake_post, cond come last.
+        for name in ("conv_post", "snake_post", "cond"):
+            if name in self._modules:
+                self._modules[name] = self._modules.pop(name)
 
     def make_block(self, kind: str, channels: int, kernel_size: int, dilations: Sequence[int]) -> nn.Module:
         block = SnakeResBlock1 if kind == "1" else SnakeResBlock2

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules import checkpoint
@@ -124,12 +124,47 @@ def _resume(player: Player, path: Path, content: Any) -> list[str]:
             "as G_0.pth and D_0.pth into another folder of logs/ and give its name with -m"
         )
         raise UserError(error.what, path, fix) from None
+    misfit = resume_optimizer(player.optimizer, player.module, content)
+    return [f"{path.name}: {misfit}; the optimizer starts anew"] if misfit else []
+
+
+def resume_optimizer(optimizer: Optimizer, module: nn.Module, content: Mapping[str, Any]) -> str | None:
+    """Load the optimizer state of the checkpoint ``content``, whose weights are in ``module`` already.
+
+    Returns:
+        Why it cannot be loaded; None where it was.
+    """
     saved = content.get("optimizer")
-    misfit = optimizer_misfit(player.optimizer, saved)
-    if misfit:
-        return [f"{path.name}: {misfit}; the optimizer starts anew"]
-    load_optimizer(player.optimizer, saved)
-    return []
+    if not isinstance(saved, dict) or not saved.get("state"):
+        return "no optimizer state is in the file"
+    saved = in_order_of(module, saved, checkpoint.model_state(content, "optimizer"))
+    misfit = optimizer_misfit(optimizer, saved)
+    if misfit is None:
+        load_optimizer(optimizer, saved)
+    return misfit
+
+
+def in_order_of(module: nn.Module, saved: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    """An optimizer state with its parameters in the order of ``module``.
+
+    Optimizer states carry no names; they number parameters in the order in which the trained network registered
+    them. The weights beside them in the file stand in that same order (dicts keep it through torch.save), so they
+    tell which number is whose: in files of so-vits-svc, in ours, and in ours from before our order was theirs.
+
+    Args:
+        saved: the optimizer state.
+        weights: the weights of the same file, by name.
+    """
+    first_names = {id(parameter): name for name, parameter in module.named_parameters()}
+    # A shared parameter is numbered once, where it comes first. Buffers have no number.
+    known = {name: first_names[id(value)] for name, value in module.named_parameters(remove_duplicate=False)}
+    stored = list(dict.fromkeys(known[name] for name in weights if name in known))
+    groups = saved.get("param_groups", [])
+    if len(groups) != 1 or len(groups[0]["params"]) != len(stored):
+        return saved  # of another model: optimizer_misfit says so
+    numbers = dict(zip(stored, groups[0]["params"], strict=True))
+    in_order = [numbers[name] for name in first_names.values() if name in numbers]
+    return {**saved, "param_groups": [{**groups[0], "params": in_order}]}
 
 
 def optimizer_misfit(optimizer: Optimizer, saved: Any) -> str | None:
@@ -157,11 +192,14 @@ def optimizer_misfit(optimizer: Optimizer, saved: Any) -> str | None:
 
 
 def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Load moments and step counts; how the step is computed stays as this device needs it."""
+    """Load moments and step counts; how the step is computed stays as this device needs it.
+
+    That has to stand in the groups before they are loaded: by it torch decides whether the step counts go to the
+    device, where a fused step on CUDA needs them, or to the CPU.
+    """
     ways = [{name: group[name] for name in _WAYS if name in group} for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(saved))
-    for group, way in zip(optimizer.param_groups, ways, strict=True):
-        group.update(way)
+    groups = [{**group, **way} for group, way in zip(saved["param_groups"], ways, strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
 
 
 def _progress_of(content: Any, step: int, path: Path) -> Progress:

@@ -23,7 +23,7 @@ from modules.data.sampler import ClipSampler
 from modules.devices import pick_device
 from modules.errors import UserError
 from modules.files import write_text
-from modules.training.checkpoints import BestCheckpoint, Progress, load_optimizer, optimizer_misfit
+from modules.training.checkpoints import BestCheckpoint, Progress, resume_optimizer
 from modules.training.distributed import Ranks
 from modules.training.evaluation import choose_clips
 from modules.training.logging import TrainingLog
@@ -80,11 +80,9 @@ def restore(folder: Path, model: Unit2Mel, optimizer: AdamW) -> tuple[Progress, 
         fix = f"train with the config this run began with, or copy the file as {BASE_NAME} into another expdir"
         raise UserError(error.what, path, fix) from None
     notes = [f"resuming from step {step}"]
-    misfit = optimizer_misfit(optimizer, content.get("optimizer"))
+    misfit = resume_optimizer(optimizer, model, content)
     if misfit:
         notes.append(f"{path.name}: {misfit}; the optimizer starts anew (train.save_opt true keeps it)")
-    else:
-        load_optimizer(optimizer, content["optimizer"])
     more = content.get("progress", {})  # absent in the files of Diffusion-SVC: the epoch then starts again
     epoch = max(more.get("epoch", 1), 1)
     batch, batches = more.get("batch", 0), more.get("batches_per_epoch", 0)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
+import models
 from models import MultiPeriodDiscriminator, SynthesizerTrn
 from modules import checkpoint
 from modules.config import Config, load_config
@@ -105,8 +106,8 @@ def forward_losses(
     if discriminator is not None:
         with precision.autocast():
             judged_real, judged_generated = discriminator(real, generated)
-        disc = discriminator_loss(judged_real.scores, judged_generated.scores)[0]
-        gen = generator_loss(judged_generated.scores)[0]
+        disc = discriminator_loss(judged_real.scores, judged_generated.scores)
+        gen = generator_loss(judged_generated.scores)
         fm = feature_loss(judged_real.features, judged_generated.features)
     losses = Losses(
         disc=disc,
@@ -149,7 +150,7 @@ def build_networks(
         The networks, where the run goes on, and notes for the user.
     """
     torch.manual_seed(config.train.seed)  # the same random weights on every rank
-    generator = SynthesizerTrn(config.spec_channels, config.segment_frames, **config.model.model_dump())
+    generator = models.build(config)
     discriminator = MultiPeriodDiscriminator(config.model.use_spectral_norm, width=config.model.discriminator_width)
     generator.to(ranks.device)
     discriminator.to(ranks.device)
