@@ -21,23 +21,22 @@ import soundfile
 import inference_main
 import modules.web
 from modules import checkpoint
+from modules.data import f0_ranges
 from modules.errors import UserError
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.options import settings
-from modules.web import mix_table, song_range
 from modules.web.catalog import choice_of_files, list_models
-from modules.web.command_line import command_line, mix_text
-from modules.web.controls import CUTTING, PITCH, SANE, SOUND, UPPERMOST, read_options
-from modules.web.conversion import Names, model_options
-from modules.web.pictures import log_spectrogram
-from modules.web.scripts import error_of
+from modules.web.convert import mix as mix_table
+from modules.web.convert.pool import Voices
+from modules.web.convert.session import Names, command_line, mix_text, model_options
+from modules.web.convert.spectrogram import log_spectrogram
+from modules.web.convert.tab import CUTTING, PITCH, SANE, SOUND, UPPERMOST, read_options
+from modules.web.convert.worker import Job, Outcome, Progress, Stopped, VoiceProcess
+from modules.web.language import Text, preferred_language
 from modules.web.server import Settings, is_loopback
-from modules.web.studio import Studio
-from modules.web.texts import Text, preferred_language
+from modules.web.state import Studio
 from modules.web.texts_options import HELP, LABELS
-from modules.web.tools import check_name
-from modules.web.voice_process import Job, Outcome, Progress, Stopped, VoiceProcess
-from modules.web.voices import Voices
+from modules.web.tools.actions import check_name, error_of
 from tests.conftest import ROOT
 from tests.standin_voice import RATE, small_config, write_encoder, write_model
 from tests.web_server import write_song
@@ -161,18 +160,18 @@ def test_the_mix_of_a_table_is_that_of_spkmix() -> None:
 
 
 def test_the_suggested_shift_brings_the_song_into_the_voice() -> None:
-    assert song_range.suggested_shift((110, 220), (220, 440)) in (11, 12)
-    assert song_range.suggested_shift((220, 300), (200, 400)) == 0
-    assert song_range.suggested_shift((100, 1600), (200, 400)) == -6  # too wide: middle on middle
-    assert song_range.describe((110, 261.6)) == "110 Hz (A2) – 262 Hz (C4)"
+    assert f0_ranges.suggested_shift((110, 220), (220, 440)) in (11, 12)
+    assert f0_ranges.suggested_shift((220, 300), (200, 400)) == 0
+    assert f0_ranges.suggested_shift((100, 1600), (200, 400)) == -6  # too wide: middle on middle
+    assert f0_ranges.describe((110, 261.6)) == "110 Hz (A2) – 262 Hz (C4)"
 
 
 def test_the_range_of_a_song_is_heard(tmp_path: Path) -> None:
-    found = song_range.song_range(write_song(tmp_path / "song.wav", 3.0, base=200.0))
+    found = f0_ranges.song_range(write_song(tmp_path / "song.wav", 3.0, base=200.0))
     assert found is not None
     assert 185 < found[0] < 215 and 225 < found[1] < 255
     soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
-    assert song_range.song_range(tmp_path / "silence.wav") is None
+    assert f0_ranges.song_range(tmp_path / "silence.wav") is None
 
 
 def test_the_picture_shows_a_tone_where_it_is() -> None:

@@ -23,15 +23,14 @@ from modules.data.recordings_report import (
 from modules.errors import UserError
 from modules.training.logging import METRICS_NAME, TrainingLog
 from modules.web.page import Page
-from modules.web.prepare_desk import PrepareDesk
-from modules.web.prepare_form import CONFIG_FIELDS, Form, change_config
-from modules.web.prepare_jobs import State
-from modules.web.prepare_recordings import add_recordings, list_speakers, show_report
-from modules.web.prepare_steps import STEPS, checked
-from modules.web.prepare_view import is_outdated, show_now, show_step, statuses
-from modules.web.prepare_watch import POINTS, Ear, Frame, show_curves, smoothed, thinned, ticks
-from modules.web.studio import Studio
+from modules.web.state import Studio
 from modules.web.texts_prepare import Prepare, Problems, Steps
+from modules.web.train.form import CONFIG_FIELDS, Form, change_config
+from modules.web.train.jobs import PrepareDesk, State
+from modules.web.train.metrics import POINTS, Ear, Frame, show_curves, smoothed, thinned, ticks
+from modules.web.train.recordings import add_recordings, list_speakers, show_report
+from modules.web.train.status import is_outdated, show_now, show_step, statuses
+from modules.web.train.steps import STEPS, checked
 from tests.conftest import ROOT
 
 RATE = 44100

@@ -14,8 +14,8 @@ import pytest
 
 from modules.errors import UserError
 from modules.training.logging import read_metrics
-from modules.web.prepare_jobs import Jobs, Progress, read_progress
-from modules.web.prepare_steps import EXCLUSIVE, STEPS, arguments, checked, command
+from modules.web.train.jobs import Jobs, Progress, read_progress
+from modules.web.train.steps import EXCLUSIVE, STEPS, arguments, checked, command
 from tests.conftest import ROOT
 from tests.tiny_voice import make_dataset, tiny_config
 
@@ -225,8 +225,8 @@ def test_progress_is_read_from_what_the_scripts_print() -> None:
 SERVER = """
 import sys, time
 from pathlib import Path
-from modules.web.prepare_jobs import Jobs
-from modules.web.prepare_steps import command, checked, EXCLUSIVE
+from modules.web.train.jobs import Jobs
+from modules.web.train.steps import command, checked, EXCLUSIVE
 home = Path(sys.argv[1])
 settings = checked(model="m", device="cpu")
 train = command("train", settings, Path(sys.argv[2]))

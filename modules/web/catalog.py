@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.errors import UserError
-from modules.web.studio import Studio
+from modules.web.state import Studio
 from pretrain import BASE_DIR, BASE_GENERATOR
 
 MODEL_SUFFIXES = (".pth", ".safetensors")

@@ -15,8 +15,8 @@ import gradio as gr
 
 from modules.cli import describe_os_error
 from modules.errors import UserError
-from modules.web.studio import Session, Studio
-from modules.web.texts import Common, Language, Text
+from modules.web.language import Common, Language, Text
+from modules.web.state import Session, Studio
 
 P = ParamSpec("P")
 T = TypeVar("T")

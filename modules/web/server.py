@@ -74,8 +74,8 @@ def serve(settings: Settings) -> int:
     import uvicorn
 
     with _listen(settings) as listener, _scratch_folder() as scratch:
-        from modules.web.site import build_site
-        from modules.web.studio import Studio
+        from modules.web.app import build_site
+        from modules.web.state import Studio
 
         studio = Studio(settings.home, settings.code, scratch)
         host, port = listener.getsockname()[:2]

@@ -6,7 +6,7 @@ from typing import Any
 
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.options import settings
-from modules.web.texts import Text
+from modules.web.language import Text
 
 LABELS: dict[str, Text] = {
     "device": Text("Device", "设备"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modules.data.recordings_report import MEANINGS
-from modules.web.texts import Text
+from modules.web.language import Text
 
 
 class Prepare:

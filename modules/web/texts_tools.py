@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modules.web.texts import Text
+from modules.web.language import Text
 
 
 class Tools:

@@ -11,11 +11,11 @@ import gradio as gr
 
 from modules.errors import UserError
 from modules.mixing import MODES
-from modules.web import tools
-from modules.web.conversion import Desk
+from modules.web.convert.session import Desk
+from modules.web.language import Text
 from modules.web.page import Page
-from modules.web.texts import Text
 from modules.web.texts_tools import Tools
+from modules.web.tools import actions as tools
 
 ONNX_PARTS = ("encoder", "f0", "auto-f0", "diffusion", "vocoder")
 ONNX_FIRST = ["encoder", "f0"]

@@ -1,6 +1,6 @@
 """Runs the commands of the prepare tab one after the other, in a process that outlives the page and its server.
 
-    python -m modules.web.prepare_keeper < plan.json
+    python -m modules.web.train.runner < plan.json
 
 It holds a lock as long as it lives, so that a server that was started later knows that something runs; it writes
 what becomes of each command into <step>.json and its output into <step>.log; and it looks for a file that asks it to

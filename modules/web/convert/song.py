@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 
 from modules.audio.io import AUDIO_EXTENSIONS
+from modules.data.f0_ranges import describe, fits, shifted, song_range, suggested_shift, trained_range
 from modules.errors import UserError
-from modules.web import speech
-from modules.web.conversion import Desk, config_of
-from modules.web.convert_voice import VoiceBox
+from modules.web.convert import speech
+from modules.web.convert.session import Desk, config_of
+from modules.web.convert.voice import VoiceBox
 from modules.web.page import Page
-from modules.web.song_range import describe, fits, shifted, song_range, suggested_shift, trained_range
 from modules.web.texts_convert import Convert
 
 Values = dict[Any, Any]

@@ -11,10 +11,10 @@ import gradio as gr
 from modules.config import Config, parse_config
 from modules.errors import UserError
 from modules.f0 import PREDICTORS
+from modules.web.language import Text
 from modules.web.page import Page
-from modules.web.prepare_steps import LOUDNORMS, PRECISIONS, SIZES, PrepareSettings, checked
-from modules.web.texts import Text
 from modules.web.texts_prepare import Prepare
+from modules.web.train.steps import LOUDNORMS, PRECISIONS, SIZES, PrepareSettings, checked
 from vencoder import ENCODERS
 
 DEFAULTS = PrepareSettings()

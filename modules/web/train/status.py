@@ -8,10 +8,9 @@ from collections.abc import Mapping
 
 from modules.progress import format_seconds
 from modules.web.page import Page
-from modules.web.prepare_desk import PrepareDesk
-from modules.web.prepare_jobs import Status
-from modules.web.prepare_steps import NUMBERED, STEPS, Project
 from modules.web.texts_prepare import Prepare, Steps
+from modules.web.train.jobs import PrepareDesk, Status
+from modules.web.train.steps import NUMBERED, STEPS, Project
 
 MESSAGE_LINES = 8  # of the log of a step that went wrong
 _GOOD = ("done",)

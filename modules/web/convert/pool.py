@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.inference.options import ModelOptions
-from modules.web.voice_process import POLL, Job, Outcome, Progress, Stopped, VoiceFacts, VoiceProcess
+from modules.web.convert.worker import POLL, Job, Outcome, Progress, Stopped, VoiceFacts, VoiceProcess
 
 Key = tuple[ModelOptions, tuple[int, ...]]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from modules.progress import format_seconds
 from modules.training.logging import METRICS_NAME, read_metrics
+from modules.web.language import Text
 from modules.web.page import Page
-from modules.web.texts import Text
 from modules.web.texts_prepare import Prepare
 
 POINTS = 300  # of a curve; more are thinned out

@@ -12,11 +12,11 @@ import gradio as gr
 from modules.errors import UserError
 from modules.inference.options import PRECISIONS, ModelOptions
 from modules.web.catalog import Catalog, Choice, choice_of_files
-from modules.web.conversion import Desk, model_options, speakers_of
+from modules.web.convert.session import Desk, model_options, speakers_of
+from modules.web.convert.worker import Stopped
 from modules.web.page import Page
 from modules.web.texts_convert import Convert
 from modules.web.texts_options import HELP, LABELS
-from modules.web.voice_process import Stopped
 
 Values = dict[Any, Any]
 NONE, AUTOMATIC = "", ""

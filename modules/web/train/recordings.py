@@ -21,8 +21,8 @@ from modules.data.recordings_report import (
 from modules.errors import UserError
 from modules.files import atomic_path
 from modules.web.page import Page
-from modules.web.prepare_steps import check_speaker_name
 from modules.web.texts_prepare import Prepare, Problems
+from modules.web.train.steps import check_speaker_name
 
 NAMED_FILES = 3  # of a group of problems; more are counted
 

@@ -13,15 +13,14 @@ import gradio as gr
 
 from modules.errors import UserError
 from modules.web.page import Page
-from modules.web.prepare_desk import PrepareDesk
-from modules.web.prepare_form import CONFIG_FIELDS, Form, change_config
-from modules.web.prepare_jobs import Status
-from modules.web.prepare_keeper import KILL_AT, STOP_NAME, read_stops
-from modules.web.prepare_recordings import add_recordings, list_speakers, show_report
-from modules.web.prepare_steps import NUMBERED, STEPS, PrepareSettings, Project, arguments
-from modules.web.prepare_view import newest_log, show_now, show_step, statuses
-from modules.web.prepare_watch import SAMPLES, newest, show_curves
 from modules.web.texts_prepare import Prepare, Steps
+from modules.web.train.form import CONFIG_FIELDS, Form, change_config
+from modules.web.train.jobs import PrepareDesk, Status
+from modules.web.train.metrics import SAMPLES, newest, show_curves
+from modules.web.train.recordings import add_recordings, list_speakers, show_report
+from modules.web.train.runner import KILL_AT, STOP_NAME, read_stops
+from modules.web.train.status import newest_log, show_now, show_step, statuses
+from modules.web.train.steps import NUMBERED, STEPS, PrepareSettings, Project, arguments
 
 TICK = 2.0  # seconds
 DOUBLE_CLICK = 4.0  # seconds in which a second stop is taken for the first one

@@ -232,7 +232,7 @@ def _context() -> Any:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["modules.inference.voice", "modules.web.pictures"])
+    context.set_forkserver_preload(["modules.inference.voice", "modules.web.convert.spectrogram"])
     return context
 
 
@@ -312,7 +312,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _draw(svc: Svc, job: Job, f0: np.ndarray) -> None:
-    from modules.web.pictures import Panel, draw
+    from modules.web.convert.spectrogram import Panel, draw
 
     panels = [Panel(job.source, f0), Panel(job.target, _f0_of(svc, job.target))]
     assert job.picture is not None

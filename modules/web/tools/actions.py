@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +16,8 @@ from modules import checkpoint
 from modules.errors import UserError
 from modules.files import write_text
 from modules.web.catalog import Choice
-from modules.web.conversion import Desk, config_of
-from modules.web.scripts import command_text, run_script
+from modules.web.convert.session import Desk, config_of
+from modules.web.state import Session
 
 Words = list[str | Path]
 NAME = re.compile(r"[\w][\w .-]{0,59}")
@@ -152,3 +156,70 @@ def _config_text(choice: Choice) -> str:
     if config is None:
         raise UserError("the model has no config", choice.name, "put its config.json beside it")
     return config.to_json()
+
+
+ERROR = "error: "
+WHERE, TO_DO = "  where: ", "  to do: "
+LAST_LINES = 15
+
+
+def command_text(arguments: Sequence[str | Path], home: Path) -> str:
+    """What a user would type in ``home``."""
+    words = [str(word).replace(f"{home}{os.sep}", "") for word in arguments]
+    return shlex.join(["python", *words])
+
+
+def run_script(
+    arguments: Sequence[str | Path], home: Path, code: Path, session: Session, extra: Sequence[str | Path] = ()
+) -> Iterator[str]:
+    """Run ``python`` with the arguments in the user's folder; yields its lines. It ends with the page.
+
+    Args:
+        arguments: a script or ``-m`` and a module of the project, and its arguments.
+        extra: arguments that a user who types the command in ``home`` would not need.
+
+    Raises:
+        UserError: what the script says went wrong.
+    """
+    words = [str(word) for word in arguments]
+    if words[0].endswith(".py"):
+        words[0] = str(code / words[0])
+    environment = {**os.environ, "PYTHONPATH": str(code), "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *words, *(str(word) for word in extra)],
+        cwd=home,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    session.at_end(process.kill)
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            yield lines[-1]
+        if process.wait():
+            raise error_of(lines, process.returncode)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def error_of(lines: Sequence[str], code: int) -> UserError:
+    """What a script that failed says in its last lines."""
+    starts = [number for number, line in enumerate(lines) if line.startswith(ERROR)]
+    if not starts:
+        return UserError("\n".join(lines[-LAST_LINES:]) or f"the script ended with exit code {code}")
+    what, where, fix = [], "", ""
+    for line in lines[starts[-1] :]:
+        if line.startswith(WHERE):
+            where = line.removeprefix(WHERE)
+        elif line.startswith(TO_DO):
+            fix = line.removeprefix(TO_DO)
+        else:
+            what.append(line.removeprefix(ERROR))
+    return UserError("\n".join(what), where, fix)

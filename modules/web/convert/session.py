@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from modules.errors import UserError
 from modules.inference.names import result_name, song_stem
 from modules.inference.options import WAV_FORMATS, InferenceOptions, ModelOptions
 from modules.inference.speaker_mix import SpeakerMix
+from modules.options import flags
 from modules.web.catalog import Catalog, Choice, list_models
-from modules.web.command_line import command_line, mix_text
-from modules.web.studio import Session, Studio
-from modules.web.voice_process import Job, Outcome, Progress, Stopped
-from modules.web.voices import LoadedVoice, Voices
+from modules.web.convert.pool import LoadedVoice, Voices
+from modules.web.convert.worker import Job, Outcome, Progress, Stopped
+from modules.web.state import Session, Studio
 
 DOWNLOADS = ("wav", "flac", "mp3")
 MIX_NAME = "spk_mix"
@@ -290,3 +291,26 @@ def speakers_of(choice: Choice) -> dict[str, int]:
     if config is not None:
         return dict(config.spk)
     return dict(load_diffusion_config(choice.diffusions[0].config).spk) if choice.diffusions else {}
+
+
+def command_line(
+    home: Path, model: ModelOptions, options: InferenceOptions, song: str, speaker: str | None, audio_format: str
+) -> str:
+    """inference_main.py with every flag that is not at its default.
+
+    Args:
+        home: paths inside it are written relative to it.
+        song: name of the song in raw/.
+        speaker: who sings; None is the mix of spkmix.py.
+    """
+    words: list[str] = ["python", "inference_main.py", *flags(model, home), "-n", song]
+    words += ["-usm"] if speaker is None else ["-s", speaker]
+    words += flags(options, home)
+    words += [] if audio_format == "flac" else ["-wf", audio_format]
+    return shlex.join(words)
+
+
+def mix_text(tracks: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """The lines of spkmix.py for a mix."""
+    lines = [f"    {speaker!r}: {[list(row) for row in rows]}," for speaker, rows in tracks.items()]
+    return "\n".join(["spk_mix_map = {", *lines, "}"])
