@@ -13,7 +13,7 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, where: object = "", fix: str = "") -> None:
-        super().__init__(what, where, fix)
+        super().__init__(what, str(where), fix)  # the arguments that an unpickled copy is made from
         self.what = what
         self.where = str(where)
         self.fix = fix

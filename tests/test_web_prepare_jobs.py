@@ -190,11 +190,11 @@ def test_a_stop_is_a_ctrl_c_and_the_third_one_kills(jobs: Jobs) -> None:
     assert jobs.stop("m") == 0  # nothing is there to stop
 
 
-def test_a_keeper_that_was_killed_is_noticed_and_work_can_start_again(jobs: Jobs) -> None:
+def test_a_runner_that_was_killed_is_noticed_and_work_can_start_again(jobs: Jobs) -> None:
     jobs.start("m", [("a", python(f"import os; print(os.getpid(), os.getppid(), flush=True); {SLEEP}"))])
     wait_for(lambda: len(jobs.log("m", "a")) == 2)
-    child, keeper = (int(word) for word in jobs.log("m", "a")[0].split())
-    os.kill(keeper, signal.SIGKILL)
+    child, runner = (int(word) for word in jobs.log("m", "a")[0].split())
+    os.kill(runner, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
     wait_for(lambda: jobs.status("m", "a").state == "lost")
     jobs.start("m", [("a", python("pass"))])

@@ -1,39 +1,49 @@
-"""How the page speaks two languages; what every tab says is in a file of its own, texts_<tab>.py."""
+"""The texts of the page: one file a language in locales/, found by looking into the folder.
+
+A file maps keys to texts; ``{name}`` in a text is filled in when it is shown. "convert.model" is the label of the
+component with the id convert-model, "convert.model.help" the line below it. English texts that the command line says
+too are not in en.json: they come from where the command line has them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+import functools
+import json
+from pathlib import Path
 
-Language = Literal["en", "zh"]
-LANGUAGES: tuple[Language, ...] = get_args(Language)
-NAMES: dict[Language, str] = {"en": "English", "zh": "中文"}
-LOCALES: dict[Language, str] = {"en": "en", "zh": "zh-CN"}  # what Gradio's own words are chosen by
+from modules.data.recordings_report import MEANINGS
+from modules.inference.options import InferenceOptions, ModelOptions
+from modules.options import settings
 
-
-@dataclass(frozen=True)
-class Text:
-    """One text of the page in English and in Chinese; {names} in braces are filled in by ``say``."""
-
-    en: str
-    zh: str
-
-    def say(self, language: Language, **values: object) -> str:
-        """The text in a language with its values filled in."""
-        text: str = getattr(self, language)
-        return text.format(**values) if values else text
+FOLDER = Path(__file__).parent / "locales"
+DEFAULT = "en"
+LANGUAGES = tuple(sorted((path.stem for path in FOLDER.glob("*.json")), key=lambda name: (name != DEFAULT, name)))
+MODEL_SETTINGS = ("precision", "enhance")  # those of ModelOptions whose help the page shows
 
 
-def preferred_language(accept_language: str) -> Language:
-    """The language of an Accept-Language header: Chinese where it stands before English, else English."""
-    wishes: list[tuple[float, Language]] = []
+@functools.cache
+def texts(language: str) -> dict[str, str]:
+    """All texts of a language by their keys."""
+    own: dict[str, str] = json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8"))
+    return {**_command_line_texts(), **own} if language == DEFAULT else own
+
+
+def _command_line_texts() -> dict[str, str]:
+    """English texts that are declared with the options and the report."""
+    shown = [setting for setting in settings(ModelOptions) if setting[0].name in MODEL_SETTINGS]
+    helps = {f"convert.{field.name}.help": setting.help for field, setting in (*shown, *settings(InferenceOptions))}
+    return {**helps, **{f"problem.{kind}": text for kind, text in MEANINGS.items()}}
+
+
+def preferred_language(accept_language: str) -> str:
+    """The language of an Accept-Language header that is known and preferred most, else English."""
+    preferences: list[tuple[float, str]] = []
     for part in accept_language.split(","):
         tag, _, quality = part.strip().partition(";")
         language = tag.strip().lower().split("-")[0]
-        for known in LANGUAGES:
-            if language == known:
-                wishes.append((_quality(quality), known))
-    return max(wishes, key=lambda wish: wish[0])[1] if wishes else "en"
+        if language in LANGUAGES:
+            preferences.append((_quality(quality), language))
+    return max(preferences, key=lambda preference: preference[0])[1] if preferences else DEFAULT
 
 
 def _quality(parameter: str) -> float:
@@ -41,21 +51,3 @@ def _quality(parameter: str) -> float:
         return float(parameter.strip().removeprefix("q=")) if parameter.strip() else 1.0
     except ValueError:
         return 0.0
-
-
-class Common:
-    """What no tab owns."""
-
-    TITLE = Text("Singing voice conversion", "歌声转换")
-    ERROR = Text("That did not work", "操作未成功")
-    WARNING = Text("Note", "提示")
-    WHERE = Text("where", "位置")
-    TO_DO = Text("what to do", "解决办法")
-    UNEXPECTED = Text(
-        "Something went wrong inside the program. Switch on “Show details of errors” at the foot of the page, try "
-        "again, and report what it says.",
-        "程序内部出错。请打开页面底部的“显示错误详情”，重试后把显示的内容反馈给开发者。",
-    )
-    DEBUG = Text("Show details of errors", "显示错误详情")
-    DEBUG_ON = Text("Errors now show where they come from.", "现在出错时会显示详细信息。")
-    DEBUG_OFF = Text("Errors now show a short message.", "现在出错时只显示简短信息。")

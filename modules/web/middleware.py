@@ -1,4 +1,4 @@
-"""Every request passes here first: the host it was meant for, the password, the size, and what a page may load."""
+"""ASGI middleware: checks of every request (host, password, size), headers, and a script at the top of the page."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import hmac
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modules.web.language import LANGUAGES, Language
-from modules.web.theme import early_script
+from modules.web.language import LANGUAGES
+from modules.web.theme import head_script
 
 LOCAL_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
 MULTIPART_ROOM = 64 * 1024  # bytes of a request that are not the file
-HEARD_OUT = 4  # times the allowed size: so much of a body that is refused is still taken in and dropped
+DRAINED = 4  # times the allowed size: so much of a refused body is still read and dropped
 WRONG_PASSWORD_DELAY = 1.0  # seconds
 # Nothing may be loaded from or sent to another machine. Gradio's page is made of inline scripts and workers.
 POLICY = (
@@ -29,8 +29,8 @@ HEADERS = (
 )
 
 
-class Gate:
-    """ASGI middleware.
+class RequestGuard:
+    """Checks a request before anything answers it.
 
     Args:
         password: ask for it (HTTP Basic, any user name); None asks for nothing.
@@ -57,7 +57,7 @@ class Gate:
                 await asyncio.sleep(WRONG_PASSWORD_DELAY)
             await _refuse(send, 401, "password, please", ((b"www-authenticate", b'Basic realm="voice"'),))
         elif _length(headers) > self.max_body:
-            await _drop_body(receive, HEARD_OUT * self.max_body)
+            await _drop_body(receive, DRAINED * self.max_body)
             await _refuse(send, 413, f"a file may have {self.max_body / 1e6:.0f} MB at most")
         else:
             await self.app(scope, receive, _with_headers(send))
@@ -113,8 +113,8 @@ async def _refuse(send: Send, status: int, text: str, headers: tuple[tuple[bytes
 HEAD = b"<head>"
 
 
-class EarlyScript:
-    """ASGI middleware over the pages at /<language>/."""
+class HeadScript:
+    """Puts a script before Gradio's own into the pages at /<language>/; ``head`` of Gradio comes too late for that."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -134,14 +134,14 @@ class EarlyScript:
             elif message["type"] == "http.response.body":
                 body.extend(message.get("body", b""))
                 if not message.get("more_body", False):
-                    whole = bytes(body).replace(HEAD, HEAD + early_script(language).encode(), 1)
+                    whole = bytes(body).replace(HEAD, HEAD + head_script(language).encode(), 1)
                     await send({**start, "headers": _with_length(start["headers"], len(whole))})
                     await send({"type": "http.response.body", "body": whole})
 
         await self.app(scope, receive, hold_back)
 
 
-def _language_of(scope: Scope) -> Language | None:
+def _language_of(scope: Scope) -> str | None:
     """The language of a page; None of every other request."""
     if scope["type"] != "http" or scope["method"] != "GET":
         return None

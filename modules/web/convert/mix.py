@@ -1,4 +1,4 @@
-"""The speaker mix over time as a table of rows, as tracks, and as a drawing."""
+"""The speaker mix over time: a table of rows, the tracks they make, and a drawing of them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,54 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gradio as gr
 import numpy as np
 
 from modules.errors import UserError
 from modules.inference.speaker_mix import SpeakerMix, Track
+from modules.web.page import QUIET, Page, Updates, paragraph
 
 Row = list[Any]  # speaker, from %, to %, weight at the start, weight at the end
+COLUMNS = ("speaker", "from", "to", "first", "last")
 COLOURS = ("#0d9488", "#f59e0b", "#6366f1", "#ef4444", "#22c55e", "#a855f7", "#0ea5e9", "#84cc16")
 WIDTH, HEIGHT = 600, 120
 POINTS = 201
+
+
+class MixBox:
+    """The table, and how it looks. ``inputs`` are what a conversion reads."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        with page.field(gr.Accordion, "convert.mix", open=False):
+            self.on = page.field(gr.Checkbox, "convert.mix-on")
+            self.rows = page.field(
+                gr.Dataframe,
+                "convert.mix-rows",
+                headers=[page.say(f"convert.mix-rows.{column}") for column in COLUMNS],
+                datatype=["str", "number", "number", "number", "number"],
+                type="array",
+                interactive=True,
+                row_count=1,
+                column_count=5,
+                show_label=False,
+            )
+            self.drawing = page.field(gr.HTML, "convert.mix-drawing")
+        self.inputs = {self.on, self.rows}
+        self.rows.change(page.guarded(self._draw), self.rows, self.drawing, **QUIET)
+
+    def refill(self, speakers: Mapping[str, int]) -> Updates:
+        """The table for the speakers of another model."""
+        return {self.rows: gr.update(value=first_rows(list(speakers)))}
+
+    def _draw(self, rows: list[Row]) -> str:
+        speakers = {name: number for number, name in enumerate(tracks_of(rows))} if rows else {}
+        if not speakers:
+            return ""
+        try:
+            return draw(rows, speakers)
+        except UserError as error:  # while a row is being typed
+            return paragraph(self.page.describe(error))
 
 
 def first_rows(speakers: Sequence[str]) -> list[Row]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from modules.inference.options import ModelOptions
-from modules.web.convert.worker import POLL, Job, Outcome, Progress, Stopped, VoiceFacts, VoiceProcess
+from modules.web.convert.worker import POLL, ConversionEvent, ConversionJob, Progress, Stopped, VoiceFacts, VoiceProcess
 
 Key = tuple[ModelOptions, tuple[int, ...]]
 
 
 @dataclass
-class LoadedVoice:
+class PooledVoice:
     """A voice and the sessions that hold it. ``busy`` is held while it loads or converts."""
 
     options: ModelOptions
@@ -25,15 +25,15 @@ class LoadedVoice:
     holders: set[str] = field(default_factory=set)
 
 
-class Voices:
-    """Loads a voice for the first session that wants it, and unloads it when the last one lets go."""
+class VoicePool:
+    """Loads a voice for the first session that acquires it, and unloads it when the last one releases it."""
 
     def __init__(self) -> None:
-        self._loaded: dict[Key, LoadedVoice] = {}
+        self._loaded: dict[Key, PooledVoice] = {}
         self._lock = threading.Lock()
 
-    def hold(self, options: ModelOptions, pretrain: Path, session: str, cancel: Any) -> LoadedVoice:
-        """The loaded voice of these options; what the session held before is let go of.
+    def acquire(self, options: ModelOptions, pretrain: Path, session: str, cancel: Any) -> PooledVoice:
+        """The loaded voice of these options; what the session held before is released.
 
         Raises:
             UserError: it cannot be loaded.
@@ -41,18 +41,18 @@ class Voices:
         """
         key = (options, _stamps(options))
         with self._lock:
-            voice = self._loaded.setdefault(key, LoadedVoice(options))
+            voice = self._loaded.setdefault(key, PooledVoice(options))
             voice.holders.add(session)
-        self.let_go(session, but=voice)
+        self.release(session, but=voice)
         try:
             with _turn(voice, cancel):
                 self._start(voice, pretrain, cancel)
         except BaseException:
-            self.let_go(session)
+            self.release(session)
             raise
         return voice
 
-    def convert(self, voice: LoadedVoice, job: Job, pretrain: Path, cancel: Any) -> Iterator[Progress | Outcome]:
+    def convert(self, voice: PooledVoice, job: ConversionJob, pretrain: Path, cancel: Any) -> Iterator[ConversionEvent]:
         """As VoiceProcess.convert, when it is this job's turn; a process that was ended is started again."""
         while not voice.busy.acquire(timeout=POLL):
             if cancel.is_set():
@@ -64,8 +64,8 @@ class Voices:
         finally:
             voice.busy.release()
 
-    def let_go(self, session: str, but: LoadedVoice | None = None) -> None:
-        """The session needs none of its voices any more, except ``but``; nobody's voices are unloaded."""
+    def release(self, session: str, but: PooledVoice | None = None) -> None:
+        """The session needs none of its voices any more, except ``but``; voices without a session are unloaded."""
         with self._lock:
             unused = []
             for key, voice in list(self._loaded.items()):
@@ -78,19 +78,14 @@ class Voices:
                 voice.process.close()
 
     def close(self) -> None:
-        """Unload everything."""
+        """Unload all voices."""
         with self._lock:
             voices, self._loaded = list(self._loaded.values()), {}
         for voice in voices:
             if voice.process is not None:
                 voice.process.close()
 
-    def loaded(self) -> list[LoadedVoice]:
-        """Those that have a process now."""
-        with self._lock:
-            return [voice for voice in self._loaded.values() if voice.process is not None and voice.process.alive]
-
-    def _start(self, voice: LoadedVoice, pretrain: Path, cancel: Any) -> VoiceProcess:
+    def _start(self, voice: PooledVoice, pretrain: Path, cancel: Any) -> VoiceProcess:
         if voice.process is None or not voice.process.alive:
             voice.process = VoiceProcess(voice.options, pretrain)
             voice.facts = voice.process.load(cancel)
@@ -100,7 +95,7 @@ class Voices:
 class _turn:
     """Wait until nobody else uses a voice, or until ``cancel`` is set."""
 
-    def __init__(self, voice: LoadedVoice, cancel: Any) -> None:
+    def __init__(self, voice: PooledVoice, cancel: Any) -> None:
         self.voice, self.cancel = voice, cancel
 
     def __enter__(self) -> None:

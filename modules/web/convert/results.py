@@ -1,4 +1,4 @@
-"""The box of the results: listen, download, compare, and what it was made with."""
+"""What came of the songs: the queue with bars, and the box to listen, download, compare, and see the settings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from modules.web.convert.session import DOWNLOADS, Desk, Result, SongState
-from modules.web.page import Page
-from modules.web.texts_convert import Convert
+from modules.web.convert.session import DOWNLOADS, ConversionSession, SongState
+from modules.web.page import QUIET, Page, Updates, paragraph
 
 
 class ResultsBox:
@@ -18,80 +17,69 @@ class ResultsBox:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        say = page.say
-        self.choice = gr.Dropdown(
-            choices=[], label=say(Convert.RESULT), info=say(Convert.RESULT_HELP), visible=False, elem_id="result-choice"
-        )
-        with gr.Column(visible=False, elem_id="result-box") as self.box:
-            with gr.Row():
-                self.audio = gr.Audio(label=say(Convert.RESULT), interactive=False, buttons=[], elem_id="result-audio")
-                self.source = gr.Audio(
-                    label=say(Convert.SOURCE), interactive=False, buttons=[], elem_id="result-source"
-                )
-            with gr.Row():
-                self.downloads = [
-                    gr.DownloadButton(say(Convert.DOWNLOAD, kind=kind), size="sm", elem_id=f"result-{kind}")
-                    for kind in DOWNLOADS
-                ]
-            self.saved = gr.HTML(elem_id="result-saved")
-            gr.HTML(f'<p class="mild">{say(Convert.PICTURE)}</p>')
-            self.picture = gr.Image(
-                show_label=False,
-                interactive=False,
-                type="filepath",
-                buttons=["download", "fullscreen"],
-                elem_id="result-picture",
-            )
-            with gr.Accordion(say(Convert.USED), open=False, elem_id="result-used"):
-                self.mix = gr.Code(
-                    label=say(Convert.COMMAND_MIX),
-                    language="python",
-                    lines=1,
-                    wrap_lines=True,
-                    visible=False,
-                    interactive=False,
-                    elem_id="result-mix",
-                )
-                self.command = gr.Code(
-                    label=say(Convert.COMMAND),
-                    language="shell",
-                    lines=1,
-                    wrap_lines=True,
-                    interactive=False,
-                    elem_id="result-command",
-                )
-                gr.HTML(f'<p class="mild">{say(Convert.COMMAND_SONG)}</p>')
+        self.choice = page.field(gr.Dropdown, "result.choice", choices=[], visible=False)
+        with page.field(gr.Column, "result.box", visible=False) as self.box:
+            self._add_box()
         outputs = [
-            self.box, self.audio, self.source, *self.downloads, self.saved, self.picture, self.mix, self.command,
+            self.box, self.audio, self.source, self.saved, self.picture, self.mix, self.command,
+            *self.downloads.values(),
         ]  # fmt: skip
-        self.choice.change(page.guarded(self._show), self.choice, outputs, show_progress="hidden")
+        self.choice.change(page.guarded(self._show), self.choice, outputs, **QUIET)
 
-    def newest(self, desk: Desk) -> Any:
+    def _add_box(self) -> None:
+        page = self.page
+        player: dict[str, Any] = {"interactive": False, "buttons": []}
+        code: dict[str, Any] = {"lines": 1, "wrap_lines": True, "interactive": False}
+        with gr.Row():
+            self.audio = page.field(gr.Audio, "result.audio", label=page.say("result.choice"), **player)
+            self.source = page.field(gr.Audio, "result.source", **player)
+        with gr.Row():
+            self.downloads = {
+                kind: page.field(
+                    gr.DownloadButton, f"result.{kind}", label=page.say("result.download", kind=kind), size="sm"
+                )
+                for kind in DOWNLOADS
+            }
+        self.saved = page.field(gr.HTML, "result.saved")
+        gr.HTML(page.note("result.picture.note"))
+        self.picture = page.field(
+            gr.Image,
+            "result.picture",
+            show_label=False,
+            interactive=False,
+            type="filepath",
+            buttons=["download", "fullscreen"],
+        )
+        with page.field(gr.Accordion, "result.used", open=False):
+            self.mix = page.field(gr.Code, "result.mix", language="python", visible=False, **code)
+            self.command = page.field(gr.Code, "result.command", language="shell", **code)
+            gr.HTML(page.note("result.command.note"))
+
+    def newest(self, conversion: ConversionSession) -> Any:
         """The list of results with the newest one chosen."""
-        names = list(desk.results)
+        names = list(conversion.songs)
         return gr.update(choices=names, value=names[-1] if names else None, visible=bool(names))
 
-    def _show(self, name: str | None, request: gr.Request) -> tuple[Any, ...]:
-        desk = Desk.of(self.page.studio, self.page.session(request))
-        result = desk.results.get(name or "")
-        if result is None:
-            return (gr.update(visible=False), *[gr.skip()] * (6 + len(self.downloads)))
-        files = [result.files.get(kind) for kind in DOWNLOADS]
-        downloads = [gr.update(value=str(path) if path else None, visible=path is not None) for path in files]
-        return (
-            gr.update(visible=True),
-            str(result.files[result.saved.suffix.removeprefix(".")]),
-            str(result.source),
-            *downloads,
-            self._saved(desk, result),
-            str(result.picture),
-            gr.update(value=result.mix, visible=bool(result.mix)),
-            result.command,
-        )
-
-    def _saved(self, desk: Desk, result: Result) -> str:
-        path = result.saved.relative_to(desk.studio.home).as_posix()
-        return f'<p class="good">{html.escape(self.page.say(Convert.SAVED, path=path))}</p>'
+    def _show(self, name: str | None, request: gr.Request) -> Updates:
+        conversion = self.page.session(request).conversion
+        song = conversion.songs.get(name or "")
+        if song is None:
+            return {self.box: gr.update(visible=False)}
+        files = {kind: song.files.get(kind) for kind in DOWNLOADS}
+        saved = song.saved.relative_to(conversion.folders.work_dir).as_posix()
+        return {
+            self.box: gr.update(visible=True),
+            self.audio: str(song.files[song.saved.suffix.removeprefix(".")]),
+            self.source: str(song.source),
+            self.saved: self.page.note("result.saved-as", "good", path=saved),
+            self.picture: str(song.picture),
+            self.mix: gr.update(value=song.mix, visible=bool(song.mix)),
+            self.command: song.command,
+            **{
+                self.downloads[kind]: gr.update(value=str(path) if path else None, visible=path is not None)
+                for kind, path in files.items()
+            },
+        }
 
 
 def show_queue(page: Page, states: Sequence[SongState]) -> str:
@@ -101,9 +89,9 @@ def show_queue(page: Page, states: Sequence[SongState]) -> str:
 
 def _row(page: Page, state: SongState) -> str:
     share = 1.0 if state.status == "done" else state.share
-    notes = "".join(f'<p class="mild">{html.escape(line)}</p>' for line in state.warnings)
+    notes = "".join(paragraph(html.escape(line)) for line in state.warnings)
     if state.error is not None:
-        notes += f'<p class="bad">{page.describe(state.error)}</p>'
+        notes += paragraph(page.describe(state.error), "bad")
     return (
         f'<div class="song {state.status}"><span class="name">{html.escape(state.name)}</span>'
         f'<span class="bar"><i style="width:{100 * share:.0f}%"></i></span>'
@@ -115,5 +103,5 @@ def _status(page: Page, state: SongState) -> str:
     if state.status == "running":
         return f"{100 * state.share:.0f} %"
     if state.status == "done":
-        return page.say(Convert.DONE, elapsed=state.elapsed)
-    return page.say({"failed": Convert.FAILED, "cancelled": Convert.CANCELLED}.get(state.status, Convert.WAITING))
+        return page.say("convert.done", elapsed=state.elapsed)
+    return page.say(f"convert.{state.status}")

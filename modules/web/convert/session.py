@@ -10,23 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.config import Config, load_config, load_diffusion_config, parse_config
 from modules.errors import UserError
+from modules.files import atomic_path
 from modules.inference.names import result_name, song_stem
 from modules.inference.options import WAV_FORMATS, InferenceOptions, ModelOptions
 from modules.inference.speaker_mix import SpeakerMix
 from modules.options import flags
-from modules.web.catalog import Catalog, Choice, list_models
-from modules.web.convert.pool import LoadedVoice, Voices
-from modules.web.convert.worker import Job, Outcome, Progress, Stopped
-from modules.web.state import Session, Studio
+from modules.web.catalog import Catalog, ModelEntry, list_models
+from modules.web.convert.pool import PooledVoice, VoicePool
+from modules.web.convert.worker import ConversionJob, Progress, Stopped
+from modules.web.folders import Folders
 
 DOWNLOADS = ("wav", "flac", "mp3")
 MIX_NAME = "spk_mix"
 
 
 @dataclass(frozen=True)
-class Wish:
+class ConversionRequest:
     """One click on Convert.
 
     Attributes:
@@ -34,7 +34,6 @@ class Wish:
         tracks: the same as in spkmix.py.
     """
 
-    name: str
     model: ModelOptions
     speaker: str
     options: InferenceOptions
@@ -44,20 +43,20 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Result:
+class ConvertedSong:
     """A converted song.
 
     Attributes:
         saved: the file in results/.
         files: the same for the browser, by format.
+        command: the same as a command line.
+        mix: what goes into spkmix.py for it; empty where one speaker sings.
     """
 
-    title: str
     source: Path
     saved: Path
     files: dict[str, Path]
     picture: Path
-    outcome: Outcome
     command: str
     mix: str
 
@@ -74,8 +73,8 @@ class SongState:
     warnings: tuple[str, ...] = ()
 
 
-class Names:
-    """Names of results that nobody else has taken or is about to take."""
+class ResultNames:
+    """ResultNames of results that nobody else has taken or is about to take."""
 
     def __init__(self) -> None:
         self._taken: set[Path] = set()
@@ -97,31 +96,31 @@ class Names:
             self._taken.discard(path)
 
 
-class Desk:
-    """The work of one page; ``Desk.of`` gives the page's own."""
+class ConversionSession:
+    """The convert tab of one page.
 
-    def __init__(self, studio: Studio, session: Session) -> None:
-        self.studio, self.session = studio, session
-        self.voices = studio.shared(Voices)
-        self.uploads: dict[str, Choice] = {}
-        self.voice: LoadedVoice | None = None
-        self.results: dict[str, Result] = {}
+    Args:
+        name: of the session.
+        folder: the session's temporary files.
+        voices, names: shared with the other sessions.
+    """
+
+    def __init__(self, name: str, folder: Path, folders: Folders, voices: VoicePool, names: ResultNames) -> None:
+        self.name, self.folder, self.folders = name, folder, folders
+        self.voices, self.names = voices, names
+        self.uploads: dict[str, ModelEntry] = {}
+        self.voice: PooledVoice | None = None
+        self.songs: dict[str, ConvertedSong] = {}
         self.speech: Path | None = None
         self.queue: list[SongState] = []
         self.cancel = threading.Event()
         self._busy = threading.Lock()
-        session.at_end(self.close)
-
-    @classmethod
-    def of(cls, studio: Studio, session: Session) -> Desk:
-        """The desk of a session."""
-        return session.keep(cls, lambda: cls(studio, session))
 
     def catalog(self) -> Catalog:
         """What this page can choose."""
-        return list_models(self.studio, self.uploads.values())
+        return list_models(self.folders, self.uploads.values())
 
-    def load(self, options: ModelOptions) -> LoadedVoice:
+    def load(self, options: ModelOptions) -> PooledVoice:
         """Load a voice, or share it. Raises UserError, Stopped."""
         if self._busy.locked():
             raise UserError("this page is converting", "", "wait, or cancel it first")
@@ -129,16 +128,12 @@ class Desk:
         return self.load_if_needed(options)
 
     def unload(self) -> None:
-        """Stop what runs, and let go of the voice."""
+        """Stop what runs, and release the voice."""
         self.cancel.set()
         self.voice = None
-        self.voices.let_go(self.session.id)
+        self.voices.release(self.name)
 
-    def close(self) -> None:
-        """The page is gone."""
-        self.unload()
-
-    def convert(self, wish: Wish, songs: Sequence[Path]) -> Iterator[list[SongState]]:
+    def convert(self, request: ConversionRequest, songs: Sequence[Path]) -> Iterator[list[SongState]]:
         """Convert songs one after the other; yields the queue as it changes. A bad song does not stop the others.
 
         Raises:
@@ -153,11 +148,11 @@ class Desk:
             self.queue = [SongState(song_stem(song)) for song in songs]
             yield self.queue
             for song, state in zip(songs, self.queue, strict=True):
-                yield from self._convert(wish, song, state)
+                yield from self._convert(request, song, state)
         finally:
             self._busy.release()
 
-    def _convert(self, wish: Wish, song: Path, state: SongState) -> Iterator[list[SongState]]:
+    def _convert(self, request: ConversionRequest, song: Path, state: SongState) -> Iterator[list[SongState]]:
         if self.cancel.is_set():
             state.status = "cancelled"
             yield self.queue
@@ -165,61 +160,55 @@ class Desk:
         state.status = "running"
         yield self.queue
         try:
-            yield from self._convert_one(wish, song, state)
+            yield from self._convert_one(request, song, state)
         except Stopped:
             state.status = "cancelled"
         except Exception as error:
             state.status, state.error = "failed", error
         yield self.queue
 
-    def _convert_one(self, wish: Wish, song: Path, state: SongState) -> Iterator[list[SongState]]:
-        voice = self.load_if_needed(wish.model)
-        who = MIX_NAME if wish.mix is not None else wish.speaker
-        name = result_name(song, who, wish.model, wish.options, wish.audio_format)
-        names = self.studio.shared(Names)
-        saved = names.reserve(self.studio.folder("results") / name)
-        own = self.session.folder / f"{len(self.results)}"
+    def _convert_one(self, request: ConversionRequest, song: Path, state: SongState) -> Iterator[list[SongState]]:
+        voice = self.load_if_needed(request.model)
+        who = MIX_NAME if request.mix is not None else request.speaker
+        name = result_name(song, who, request.model, request.options, request.audio_format)
+        saved = self.names.reserve(self.folders.of_user("results") / name)
+        own = self.folder / f"{len(self.songs)}"
         try:
-            files = {kind: own / f"{saved.stem}.{kind}" for kind in dict.fromkeys((wish.audio_format, *DOWNLOADS))}
+            files = {kind: own / f"{saved.stem}.{kind}" for kind in dict.fromkeys((request.audio_format, *DOWNLOADS))}
             picture = own / "picture.png"
-            copies = tuple(path for kind, path in files.items() if kind != wish.audio_format)
-            speaker: Any = wish.mix if wish.mix is not None else wish.speaker
-            job = Job(song, files[wish.audio_format], speaker, wish.options, copies, picture)
-            for event in self.voices.convert(voice, job, self.studio.pretrain, self.cancel):
+            copies = tuple(path for kind, path in files.items() if kind != request.audio_format)
+            speaker: Any = request.mix if request.mix is not None else request.speaker
+            job = ConversionJob(song, files[request.audio_format], speaker, request.options, copies, picture)
+            for event in self.voices.convert(voice, job, self.folders.pretrain, self.cancel):
                 if isinstance(event, Progress):
                     state.share = event.share
                     yield self.queue
                     continue
                 written = {kind: path for kind, path in files.items() if path == job.target or path in event.copies}
-                self._keep(wish, song, saved, written, picture, event)
+                command = command_line(request, song.name, self.folders.work_dir)
+                mix = mix_text(request.tracks) if request.mix is not None else ""
+                self._keep(request, ConvertedSong(song, saved, written, picture, command, mix))
                 state.status, state.elapsed, state.warnings = "done", event.elapsed, event.warnings
         except BaseException:
             shutil.rmtree(own, ignore_errors=True)
             raise
         finally:
-            names.release(saved)
+            self.names.release(saved)
 
-    def load_if_needed(self, options: ModelOptions) -> LoadedVoice:
+    def load_if_needed(self, options: ModelOptions) -> PooledVoice:
         """The voice of these options; waits for it where another page is using it."""
-        self.voice = self.voices.hold(options, self.studio.pretrain, self.session.id, self.cancel)
+        self.voice = self.voices.acquire(options, self.folders.pretrain, self.name, self.cancel)
         return self.voice
 
-    def _keep(
-        self, wish: Wish, song: Path, saved: Path, files: dict[str, Path], picture: Path, outcome: Outcome
-    ) -> None:
-        from modules.files import atomic_path
-
-        with atomic_path(saved) as temporary:
-            shutil.copyfile(files[wish.audio_format], temporary)
-        speaker = None if wish.mix is not None else wish.speaker
-        home = self.studio.home
-        command = command_line(home, wish.model, wish.options, song.name, speaker, wish.audio_format)
-        mix = mix_text(wish.tracks) if wish.mix is not None else ""
-        self.results[saved.name] = Result(saved.name, song, saved, files, picture, outcome, command, mix)
+    def _keep(self, request: ConversionRequest, song: ConvertedSong) -> None:
+        """Copy what was made into results/, and remember it."""
+        with atomic_path(song.saved) as temporary:
+            shutil.copyfile(song.files[request.audio_format], temporary)
+        self.songs[song.saved.name] = song
 
 
 def model_options(
-    choice: Choice,
+    entry: ModelEntry,
     *,
     device: str | None,
     precision: str,
@@ -231,82 +220,55 @@ def model_options(
     """What is to be loaded.
 
     Raises:
-        UserError: a diffusion model or cluster file that the choice has not got.
+        UserError: a diffusion model or cluster file that the entry has not got.
     """
     values: dict[str, Any] = {"device": device, "precision": precision, "enhance": enhance}
-    if choice.onnx is not None:
-        values["onnx"] = choice.onnx
-    if choice.model is not None:
-        values["model_path"] = choice.model
-    if choice.config is not None:
-        values["config_path"] = choice.config
+    if entry.onnx is not None:
+        values["onnx"] = entry.onnx
+    if entry.model is not None:
+        values["model_path"] = entry.model
+    if entry.config is not None:
+        values["config_path"] = entry.config
     if diffusion_mode != "none":
-        found = next((one for one in choice.diffusions if one.name == diffusion), None)
+        found = next((one for one in entry.diffusions if one.name == diffusion), None)
         if found is None:
             raise UserError(
-                "no diffusion model is chosen", choice.name, "choose one, add it to the folder, or switch diffusion off"
+                "no diffusion model is chosen", entry.name, "choose one, add it to the folder, or switch diffusion off"
             )
         values |= {"diffusion_model_path": found.model, "diffusion_config_path": found.config}
         values |= {"only_diffusion": True} if diffusion_mode == "only" else {"shallow_diffusion": True}
         values["enhance"] = enhance and diffusion_mode == "only"
-    blend = next((one for one in choice.clusters if one.name == cluster), None)
+    blend = next((one for one in entry.clusters if one.name == cluster), None)
     if cluster is not None and blend is None:
-        raise UserError(f"there is no cluster or index {cluster!r}", choice.name, "choose one of the list")
+        raise UserError(f"there is no cluster or index {cluster!r}", entry.name, "choose one of the list")
     if blend is not None:
         values |= {"cluster_model_path": blend.path, "feature_retrieval": blend.retrieval}
     return ModelOptions(**values)
 
 
-def check_wish(wish: Wish) -> None:
+def check_request(request: ConversionRequest) -> None:
     """Refuse what cannot be, before anything is loaded. Raises UserError."""
-    if wish.audio_format not in WAV_FORMATS:
-        raise UserError(f"there is no format {wish.audio_format!r}", "", f"use one of {', '.join(WAV_FORMATS)}")
-    if wish.options.cluster_infer_ratio and wish.model.cluster_model_path is None:
+    if request.audio_format not in WAV_FORMATS:
+        raise UserError(f"there is no format {request.audio_format!r}", "", f"use one of {', '.join(WAV_FORMATS)}")
+    if request.options.cluster_infer_ratio and request.model.cluster_model_path is None:
         raise UserError(
-            f"a timbre blend of {wish.options.cluster_infer_ratio:g} needs a cluster or index file",
+            f"a timbre blend of {request.options.cluster_infer_ratio:g} needs a cluster or index file",
             "",
             "choose one, or set the blend to 0",
         )
 
 
-def config_of(choice: Choice) -> Config | None:
-    """The config of a model; None where it has none. Raises UserError where it cannot be read."""
-    if choice.config is not None:
-        return load_config(choice.config)
-    if choice.model is not None:
-        from modules.checkpoint import safetensors_metadata
-
-        text = safetensors_metadata(choice.model).get("config")
-        return parse_config(text, choice.model) if text is not None else None
-    return None
-
-
-def speakers_of(choice: Choice) -> dict[str, int]:
-    """Name -> id of the speakers of a model that need not be loaded. Raises UserError."""
-    if choice.onnx is not None:
-        from modules.onnx.manifest import Manifest
-
-        return dict(Manifest.load(choice.onnx).speakers)
-    config = config_of(choice)
-    if config is not None:
-        return dict(config.spk)
-    return dict(load_diffusion_config(choice.diffusions[0].config).spk) if choice.diffusions else {}
-
-
-def command_line(
-    home: Path, model: ModelOptions, options: InferenceOptions, song: str, speaker: str | None, audio_format: str
-) -> str:
+def command_line(request: ConversionRequest, song: str, work_dir: Path) -> str:
     """inference_main.py with every flag that is not at its default.
 
     Args:
-        home: paths inside it are written relative to it.
         song: name of the song in raw/.
-        speaker: who sings; None is the mix of spkmix.py.
+        work_dir: paths inside it are written relative to it.
     """
-    words: list[str] = ["python", "inference_main.py", *flags(model, home), "-n", song]
-    words += ["-usm"] if speaker is None else ["-s", speaker]
-    words += flags(options, home)
-    words += [] if audio_format == "flac" else ["-wf", audio_format]
+    words = ["python", "inference_main.py", *flags(request.model, work_dir), "-n", song]
+    words += ["-usm"] if request.mix is not None else ["-s", request.speaker]
+    words += flags(request.options, work_dir)
+    words += [] if request.audio_format == WAV_FORMATS[0] else ["-wf", request.audio_format]
     return shlex.join(words)
 
 

@@ -8,15 +8,14 @@ from typing import Any
 import gradio as gr
 
 from modules.audio.io import AUDIO_EXTENSIONS
-from modules.data.f0_ranges import describe, fits, shifted, song_range, suggested_shift, trained_range
+from modules.data.f0_ranges import Range, describe, fits, shifted, song_range, suggested_shift, trained_range
 from modules.errors import UserError
+from modules.web.catalog import config_of
 from modules.web.convert import speech
-from modules.web.convert.session import Desk, config_of
+from modules.web.convert.session import ConversionSession
 from modules.web.convert.voice import VoiceBox
-from modules.web.page import Page
-from modules.web.texts_convert import Convert
+from modules.web.page import QUIET, Page, Updates, Values
 
-Values = dict[Any, Any]
 KINDS = ("files", "microphone", "speech")
 
 
@@ -25,108 +24,109 @@ class SongBox:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        say = page.say
-        gr.HTML(f"<h3>{say(Convert.SONG)}</h3>")
+        gr.HTML(f"<h3>{page.say('convert.song')}</h3>")
         self.kind = gr.State("files")
         with gr.Tabs(elem_id="convert-source"):
-            with gr.Tab(say(Convert.FILES), id="files") as files_tab:
-                self.files = gr.File(
-                    file_count="multiple",
-                    file_types=sorted(AUDIO_EXTENSIONS),
-                    label=say(Convert.FILES),
-                    height=150,
-                    elem_id="convert-files",
+            with gr.Tab(page.say("convert.files"), id="files") as files_tab:
+                self.files = page.field(
+                    gr.File, "convert.files", file_count="multiple", file_types=sorted(AUDIO_EXTENSIONS), height=150
                 )
-                gr.HTML(f'<p class="mild">{say(Convert.FILES_HELP)}</p>')
-            with gr.Tab(say(Convert.MICROPHONE), id="microphone") as microphone_tab:
-                self.microphone = gr.Audio(
-                    sources=["microphone"],
-                    type="filepath",
-                    buttons=[],
-                    label=say(Convert.MICROPHONE_LABEL),
-                    elem_id="convert-microphone",
+                gr.HTML(page.note("convert.files.note"))
+            with gr.Tab(page.say("convert.microphone-tab"), id="microphone") as microphone_tab:
+                self.microphone = page.field(
+                    gr.Audio, "convert.microphone", sources=["microphone"], type="filepath", buttons=[]
                 )
-            with gr.Tab(say(Convert.SPEECH), id="speech") as speech_tab:
+            with gr.Tab(page.say("convert.speech-tab"), id="speech") as speech_tab:
                 self._add_speech()
-        self.range = gr.HTML(elem_id="convert-range")
-        self.use_shift = gr.Button(visible=False, size="sm", elem_id="convert-use-shift")
+        self.range = page.field(gr.HTML, "convert.range")
+        self.use_shift = page.field(gr.Button, "convert.use-shift", visible=False, size="sm")
         self.shift = gr.State(0)
-        self.inputs = (self.kind, self.files, self.microphone)
+        self.inputs = {self.kind, self.files, self.microphone}
         for kind, tab in zip(KINDS, (files_tab, microphone_tab, speech_tab), strict=True):
-            tab.select(lambda kind=kind: kind, None, self.kind, show_progress="hidden")
+            tab.select(lambda kind=kind: kind, None, self.kind, **QUIET)
 
     def _add_speech(self) -> None:
-        say = self.page.say
-        self.text = gr.Textbox(label=say(Convert.SPEECH_TEXT), lines=3, elem_id="convert-speech-text")
+        page = self.page
+        text = page.field(gr.Textbox, "convert.speech-text", lines=3)
         with gr.Row():
-            default = next(
-                name for name in speech.VOICES if name.startswith("zh" if self.page.language == "zh" else "en")
-            )
-            voice = gr.Dropdown(
+            default = next((name for name in speech.VOICES if name.startswith(page.language)), speech.VOICES[0])
+            voice = page.field(
+                gr.Dropdown,
+                "convert.speech-voice",
                 choices=list(speech.VOICES),
                 value=default,
                 allow_custom_value=True,
-                label=say(Convert.SPEECH_VOICE),
-                elem_id="convert-speech-voice",
             )
-            rate = gr.Slider(-50, 50, value=0, step=5, label=say(Convert.SPEECH_RATE), elem_id="convert-speech-rate")
-        make = gr.Button(say(Convert.SPEECH_MAKE), elem_id="convert-speech-make")
-        self.spoken = gr.Audio(
-            label=say(Convert.SPEECH_RESULT), interactive=False, buttons=[], visible=False, elem_id="convert-spoken"
-        )
-        self.speech_state = gr.HTML(f'<p class="mild">{say(Convert.SPEECH_NOTE)}</p>', elem_id="convert-speech-state")
-        make.click(self.page.guarded(self._speak), [self.text, voice, rate], [self.spoken, self.speech_state])
+            rate = page.field(gr.Slider, "convert.speech-rate", minimum=-50, maximum=50, value=0, step=5)
+        make = page.field(gr.Button, "convert.speech-make")
+        self.spoken = page.field(gr.Audio, "convert.spoken", interactive=False, buttons=[], visible=False)
+        self.speech_state = page.field(gr.HTML, "convert.speech-state", value=page.note("convert.speech-note"))
+        make.click(page.guarded(self._speak), [text, voice, rate], [self.spoken, self.speech_state])
 
-    def chosen(self, desk: Desk, values: Values) -> list[Path]:
+    def chosen(self, conversion: ConversionSession, values: Values) -> list[Path]:
         """The songs of the tab that is open."""
         kind = values[self.kind]
         if kind == "microphone":
             return [Path(values[self.microphone])] if values[self.microphone] else []
         if kind == "speech":
-            return [desk.speech] if desk.speech is not None else []
+            return [conversion.speech] if conversion.speech is not None else []
         return [Path(file) for file in values[self.files] or []]
 
     def watch_range(self, voice: VoiceBox, trans: Any) -> None:
         """Say whether the song suits the voice, and offer the transposition that does."""
 
-        def check(values: Values, request: gr.Request) -> tuple[Any, ...]:
-            desk = Desk.of(self.page.studio, self.page.session(request))
-            hidden = ("", gr.update(visible=False), 0)
-            songs = self.chosen(desk, values)
-            choice = desk.catalog().choices.get(values[voice.model] or "")
-            config = config_of(choice) if choice is not None and choice.onnx is None else None
-            known = trained_range(config, values[voice.speaker] or "") if config is not None else None
-            if known is None or not songs:
-                return hidden
-            try:
-                song = song_range(songs[0])
-            except UserError:  # the conversion will say so
-                return hidden
-            if song is None:
-                return hidden
-            now = shifted(song, float(values[trans] or 0))
-            text = Convert.RANGE_FITS if fits(now, known) else Convert.RANGE_LEAVES
-            line = self.page.say(text, song=describe(now), voice=describe(known))
-            if fits(now, known):
-                return f'<p class="good">{line}</p>', gr.update(visible=False), 0
-            shift = suggested_shift(song, known)
-            label = self.page.say(Convert.USE_SHIFT, shift=shift)
-            return f'<p class="warn">{line}</p>', gr.update(visible=True, value=label), shift
+        def check(values: Values, request: gr.Request) -> Updates:
+            conversion = self.page.session(request).conversion
+            trained = _trained_range(conversion, values[voice.model], values[voice.speaker])
+            song = _range_of(self.chosen(conversion, values)) if trained is not None else None
+            if trained is None or song is None:
+                return {self.range: "", self.use_shift: gr.update(visible=False), self.shift: 0}
+            return self._compare(song, trained, float(values[trans] or 0))
 
         inputs = {*self.inputs, voice.model, voice.speaker, trans}
         outputs = [self.range, self.use_shift, self.shift]
         changes = [self.files.change, self.microphone.change, self.spoken.change, voice.speaker.change, trans.change]
-        gr.on(changes, self.page.guarded(check), inputs, outputs, show_progress="hidden", trigger_mode="always_last")
-        self.use_shift.click(lambda shift: shift, self.shift, trans, show_progress="hidden")
+        gr.on(changes, self.page.guarded(check), inputs, outputs, trigger_mode="always_last", **QUIET)
+        self.use_shift.click(lambda shift: shift, self.shift, trans, **QUIET)
 
-    def _speak(self, text: str, voice: str, rate: float, request: gr.Request) -> tuple[Any, str]:
-        desk = Desk.of(self.page.studio, self.page.session(request))
-        target = desk.session.folder / "speech.mp3"
+    def _compare(self, song: Range, trained: Range, semitones: float) -> Updates:
+        now = shifted(song, semitones)
+        said = {"song": describe(now), "voice": describe(trained)}
+        if fits(now, trained):
+            line = self.page.note("convert.range-fits", "good", **said)
+            return {self.range: line, self.use_shift: gr.update(visible=False), self.shift: 0}
+        shift = suggested_shift(song, trained)
+        return {
+            self.range: self.page.note("convert.range-leaves", "warn", **said),
+            self.use_shift: gr.update(visible=True, value=self.page.say("convert.use-shift.to", shift=shift)),
+            self.shift: shift,
+        }
+
+    def _speak(self, text: str, voice: str, rate: float, request: gr.Request) -> Updates:
+        conversion = self.page.session(request).conversion
+        target = conversion.folder / "speech.mp3"
         try:
             speech.speak(text, voice, round(rate), target)
         except ImportError:
-            return gr.skip(), f'<p class="warn">{self.page.say(Convert.SPEECH_MISSING)}</p>'
+            return {self.speech_state: self.page.note("convert.speech-missing", "warn")}
         except speech.Unreachable:
-            return gr.skip(), f'<p class="warn">{self.page.say(Convert.SPEECH_OFFLINE)}</p>'
-        desk.speech = target
-        return gr.update(value=str(target), visible=True), f'<p class="mild">{self.page.say(Convert.SPEECH_NOTE)}</p>'
+            return {self.speech_state: self.page.note("convert.speech-offline", "warn")}
+        conversion.speech = target
+        return {
+            self.spoken: gr.update(value=str(target), visible=True),
+            self.speech_state: self.page.note("convert.speech-note"),
+        }
+
+
+def _trained_range(conversion: ConversionSession, model: str | None, speaker: str | None) -> Range | None:
+    """What the config of a model says of a speaker; None where it says nothing."""
+    entry = conversion.catalog().entries.get(model or "")
+    config = config_of(entry) if entry is not None and entry.onnx is None else None
+    return trained_range(config, speaker or "") if config is not None else None
+
+
+def _range_of(songs: list[Path]) -> Range | None:
+    try:
+        return song_range(songs[0]) if songs else None
+    except UserError:  # the conversion will say so
+        return None

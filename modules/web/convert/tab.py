@@ -11,144 +11,13 @@ import gradio as gr
 from modules.errors import UserError
 from modules.inference.options import WAV_FORMATS, InferenceOptions
 from modules.options import Setting, settings
-from modules.web.convert.mix import draw, mix_of, tracks_of
+from modules.web.catalog import embedding_rows, speakers_of
+from modules.web.convert.mix import MixBox, mix_of, tracks_of
 from modules.web.convert.results import ResultsBox, show_queue
-from modules.web.convert.session import Desk, Wish, check_wish, speakers_of
+from modules.web.convert.session import ConversionRequest, ConversionSession, check_request
 from modules.web.convert.song import SongBox
 from modules.web.convert.voice import VoiceBox
-from modules.web.page import Page
-from modules.web.texts_convert import Convert
-from modules.web.texts_options import HELP, LABELS
-
-Values = dict[Any, Any]  # component -> what it holds
-
-
-def build_convert_tab(page: Page) -> None:
-    """Add what is in the tab."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=1, min_width=320):
-            voice = VoiceBox(page)
-        with gr.Column(scale=1, min_width=320):
-            song = SongBox(page)
-    options = _add_settings(page)
-    mix = MixBox(page)
-    with gr.Row():
-        start = gr.Button(page.say(Convert.CONVERT), variant="primary", elem_id="convert-start", scale=3)
-        cancel = gr.Button(page.say(Convert.CANCEL), variant="stop", elem_id="convert-cancel", scale=1)
-    queue = gr.HTML(elem_id="convert-queue")
-    results = ResultsBox(page)
-
-    voice.when_chosen(mix.rows, mix.refill)
-    song.watch_range(voice, options["trans"])
-    parts = (*voice.inputs, *song.inputs, *options.values(), *mix.inputs)
-
-    def convert(values: Values, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        desk = Desk.of(page.studio, page.session(request))
-        wish = _read_wish(desk, values)
-        for states in desk.convert(wish, song.chosen(desk, values)):
-            yield show_queue(page, states), gr.skip(), voice.status(desk)
-        yield show_queue(page, desk.queue), results.newest(desk), voice.status(desk)
-
-    def _read_wish(desk: Desk, values: Values) -> Wish:
-        model, choice = voice.read(desk, values)
-        settings = read_options({name: values[component] for name, component in options.items() if name != "format"})
-        speakers = speakers_of(choice)
-        who, tracks, speaker = None, {}, values[voice.speaker]
-        if values[mix.on]:
-            rows = values[mix.rows]
-            tracks, who = tracks_of(rows), mix_of(rows, speakers, _rows_of(choice, speakers))
-        elif speaker not in speakers:
-            known = ", ".join(speakers)
-            raise UserError(f"there is no speaker {speaker!r}", choice.name, f"choose one of: {known}")
-        wish = Wish(choice.name, model, str(speaker), settings, str(values[options["format"]]), who, tracks)
-        check_wish(wish)
-        return wish
-
-    def stop(request: gr.Request) -> None:
-        Desk.of(page.studio, page.session(request)).cancel.set()
-
-    start.click(
-        page.guarded(convert),
-        set(parts),
-        [queue, results.choice, voice.state],
-        show_progress="hidden",
-        concurrency_limit=8,
-    )
-    cancel.click(page.guarded(stop), None, None, show_progress="hidden")
-
-
-def _rows_of(choice: Any, speakers: dict[str, int]) -> int:
-    """Rows of the speaker embedding of a model that need not be loaded."""
-    from modules.web.convert.session import config_of
-
-    config = config_of(choice) if choice.onnx is None else None
-    if config is not None:
-        return config.model.n_speakers
-    if choice.onnx is not None:
-        from modules.onnx.manifest import Manifest
-
-        return Manifest.load(choice.onnx).n_speakers
-    return max(speakers.values(), default=0) + 1
-
-
-def _add_settings(page: Page) -> dict[str, Any]:
-    """The components of all settings by name, the few that matter on top."""
-    gr.HTML(f"<h3>{page.say(Convert.SETTINGS)}</h3>")
-    with gr.Row():
-        options = {name: add_control(page, name) for name in UPPERMOST}
-        options["format"] = gr.Dropdown(
-            choices=list(WAV_FORMATS),
-            value=WAV_FORMATS[0],
-            label=page.say(Convert.FORMAT),
-            info=page.say(Convert.FORMAT_HELP),
-            elem_id="convert-format",
-        )
-    for title, names in ((Convert.SOUND, SOUND), (Convert.PITCH, PITCH), (Convert.CUTTING, CUTTING)):
-        with gr.Accordion(page.say(title), open=False, elem_id=f"convert-{names[0]}-group"), gr.Row():
-            for name in names:
-                with gr.Column(min_width=260):
-                    options[name] = add_control(page, name)
-    return options
-
-
-class MixBox:
-    """The speaker mix over time: a table, and how it looks."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        with gr.Accordion(page.say(Convert.MIX), open=False, elem_id="convert-mix"):
-            self.on = gr.Checkbox(
-                label=page.say(Convert.MIX_ON), info=page.say(Convert.MIX_ON_HELP), elem_id="convert-mix-on"
-            )
-            self.rows = gr.Dataframe(
-                headers=[page.say(header) for header in Convert.MIX_HEADERS],
-                datatype=["str", "number", "number", "number", "number"],
-                type="array",
-                interactive=True,
-                row_count=1,
-                column_count=5,
-                show_label=False,
-                elem_id="convert-mix-rows",
-            )
-            self.drawing = gr.HTML(elem_id="convert-mix-drawing")
-        self.inputs = (self.on, self.rows)
-        self.rows.change(page.guarded(self._draw), self.rows, self.drawing, show_progress="hidden")
-
-    def refill(self, speakers: dict[str, int]) -> Any:
-        """The table for the speakers of another model."""
-        from modules.web.convert.mix import first_rows
-
-        return gr.update(value=first_rows(list(speakers)))
-
-    def _draw(self, rows: list[list[Any]]) -> str:
-        speakers = {name: number for number, name in enumerate(tracks_of(rows))} if rows else {}
-        if not speakers:
-            return ""
-        try:
-            return draw(rows, speakers)
-        except UserError as error:  # while a row is being typed
-            return f'<p class="mild">{self.page.describe(error)}</p>'
-
+from modules.web.page import QUIET, Page, Updates, Values
 
 # What a slider offers: lowest, highest, step. Wider values stay possible on the command line.
 SANE: dict[str, tuple[float, float, float]] = {
@@ -179,24 +48,92 @@ _SETTINGS: dict[str, tuple[dataclasses.Field[Any], Setting]] = {
 }
 
 
+class ConvertTab:
+    """Components, and what happens when they are touched."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=320):
+                self.voice = VoiceBox(page)
+            with gr.Column(scale=1, min_width=320):
+                self.song = SongBox(page)
+        self.options = self._add_settings()
+        self.mix = MixBox(page)
+        with gr.Row():
+            start = page.field(gr.Button, "convert.start", variant="primary", scale=3)
+            cancel = page.field(gr.Button, "convert.cancel", variant="stop", scale=1)
+        self.queue = page.field(gr.HTML, "convert.queue")
+        self.results = ResultsBox(page)
+
+        self.voice.when_chosen([self.mix.rows], self.mix.refill)
+        self.song.watch_range(self.voice, self.options["trans"])
+        inputs = {*self.voice.inputs, *self.song.inputs, *self.options.values(), self.format, *self.mix.inputs}
+        outputs = [self.queue, self.results.choice, self.voice.state]
+        start.click(page.guarded(self.convert), inputs, outputs, concurrency_limit=8, **QUIET)
+        cancel.click(page.guarded(self.stop), None, None, **QUIET)
+
+    def _add_settings(self) -> dict[str, Any]:
+        """The components of InferenceOptions by name, the few that matter on top."""
+        page = self.page
+        gr.HTML(f"<h3>{page.say('convert.settings')}</h3>")
+        with gr.Row():
+            options = {name: add_control(page, name) for name in UPPERMOST}
+            self.format = page.field(
+                gr.Dropdown, "convert.format", choices=list(WAV_FORMATS), value=WAV_FORMATS[0]
+            )
+        for title, names in (("convert.sound", SOUND), ("convert.pitch", PITCH), ("convert.cutting", CUTTING)):
+            with page.field(gr.Accordion, f"convert.{names[0]}-group", label=page.say(title), open=False), gr.Row():
+                for name in names:
+                    with gr.Column(min_width=260):
+                        options[name] = add_control(page, name)
+        return options
+
+    def convert(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Convert the songs, and show the queue as it moves."""
+        conversion = self.page.session(request).conversion
+        wanted = self._read(conversion, values)
+        for states in conversion.convert(wanted, self.song.chosen(conversion, values)):
+            yield {self.queue: show_queue(self.page, states), self.voice.state: self.voice.status(conversion)}
+        yield {
+            self.queue: show_queue(self.page, conversion.queue),
+            self.results.choice: self.results.newest(conversion),
+            self.voice.state: self.voice.status(conversion),
+        }
+
+    def stop(self, request: gr.Request) -> None:
+        """Cancel what this page converts."""
+        self.page.session(request).conversion.cancel.set()
+
+    def _read(self, conversion: ConversionSession, values: Values) -> ConversionRequest:
+        model, entry = self.voice.read(conversion, values)
+        options = read_options({name: values[component] for name, component in self.options.items()})
+        speakers, speaker = speakers_of(entry), values[self.voice.speaker]
+        mix, tracks = None, {}
+        if values[self.mix.on]:
+            rows = values[self.mix.rows]
+            tracks, mix = tracks_of(rows), mix_of(rows, speakers, embedding_rows(entry))
+        elif speaker not in speakers:
+            known = ", ".join(speakers)
+            raise UserError(f"there is no speaker {speaker!r}", entry.name, f"choose one of: {known}")
+        wanted = ConversionRequest(model, str(speaker), options, str(values[self.format]), mix, tracks)
+        check_request(wanted)
+        return wanted
+
+
 def add_control(page: Page, name: str) -> gr.components.Component:
-    """The component of one setting, with its label, its line of help and its default."""
+    """The component of one setting: its default and limits come from InferenceOptions."""
     field, setting = _SETTINGS[name]
-    common: dict[str, Any] = {
-        "label": page.say(LABELS[name]),
-        "info": page.say(HELP[name]),
-        "value": field.default,
-        "elem_id": f"convert-{name}",
-    }
-    if isinstance(field.default, bool):
-        return gr.Checkbox(**common)
+    key, default = f"convert.{name}", field.default
+    if isinstance(default, bool):
+        return page.field(gr.Checkbox, key, value=default)
     if setting.choices:
-        return gr.Dropdown(choices=list(setting.choices), **common)
+        return page.field(gr.Dropdown, key, choices=list(setting.choices), value=default)
     if name in SANE:
         low, high, step = SANE[name]
-        return gr.Slider(low, high, step=step, **common)
-    whole = isinstance(field.default, int)
-    return gr.Number(precision=0 if whole else None, minimum=setting.low, maximum=_safe(setting.high), **common)
+        return page.field(gr.Slider, key, minimum=low, maximum=high, step=step, value=default)
+    limits = {"minimum": setting.low, "maximum": _safe(setting.high)}
+    return page.field(gr.Number, key, precision=0 if isinstance(default, int) else None, value=default, **limits)
 
 
 def read_options(values: Mapping[str, Any]) -> InferenceOptions:

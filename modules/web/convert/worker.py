@@ -1,7 +1,7 @@
 """A loaded voice in a process of its own.
 
-The server stays awake while networks and pitch finders compute, a conversion that does not listen can be stopped by
-ending its process, and unloading gives all memory back, that of the GPU included.
+The server answers while networks and f0 predictors compute, a conversion that does not react can be stopped by ending
+its process, and unloading gives all memory back, that of the GPU included.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ class VoiceFacts:
     n_speakers: int
     sample_rate: int
     device: str
-    kind: str
 
 
 @dataclass(frozen=True)
-class Job:
+class ConversionJob:
     """One song to convert.
 
     Attributes:
@@ -63,21 +62,19 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ConversionResult:
     """What became of a song.
 
     Attributes:
         seconds: of audio.
         elapsed: seconds that it took.
         warnings: for the user.
-        song_range: Hz, lowest and highest note of the song; None where it has none.
         copies: those of the job that were written.
     """
 
     seconds: float
     elapsed: float
     warnings: tuple[str, ...]
-    song_range: tuple[float, float] | None
     copies: tuple[Path, ...]
 
 
@@ -88,29 +85,7 @@ class Progress:
     share: float
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An exception on its way from one process to the other; without ``what`` it is no UserError."""
-
-    what: str
-    where: str
-    fix: str
-    details: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> Problem:
-        details = "".join(traceback.format_exception(error))
-        if isinstance(error, UserError):
-            return cls(error.what, error.where, error.fix, details)
-        if isinstance(error, OSError):
-            return cls(error.strerror or str(error), str(error.filename or ""), "", details)
-        return cls("", "", "", details)
-
-    def raise_it(self) -> None:
-        """Raise what was raised in the other process."""
-        if self.what:
-            raise UserError(self.what, self.where, self.fix)
-        raise VoiceProcessError(self.details)
+ConversionEvent = Progress | ConversionResult
 
 
 class VoiceProcessError(Exception):
@@ -151,14 +126,14 @@ class VoiceProcess:
                 self.close()
                 raise Stopped
         answer = self._receive()
-        if isinstance(answer, Problem):
+        if isinstance(answer, Exception):
             self.close()
-            answer.raise_it()
+            raise answer
         assert isinstance(answer, VoiceFacts)
         return answer
 
-    def convert(self, job: Job, cancel: Any) -> Iterator[Progress | Outcome]:
-        """Yield Progress now and then, also where nothing moved, and at last the Outcome.
+    def convert(self, job: ConversionJob, cancel: Any) -> Iterator[ConversionEvent]:
+        """Yield Progress now and then, also where nothing moved, and at last the ConversionResult.
 
         Args:
             cancel: an event; when it is set the conversion stops, within GRACE by itself or else with the process.
@@ -180,8 +155,8 @@ class VoiceProcess:
                     share = answer.share
                     continue
                 answered = True
-                if isinstance(answer, Problem):
-                    answer.raise_it()
+                if isinstance(answer, Exception):
+                    raise answer
                 yield answer
                 return
         except UserError:
@@ -243,7 +218,7 @@ def _serve(pipe: Connection, flag: Any, options: ModelOptions, pretrain: Path) -
         try:
             svc, facts = _load(options, pretrain)
         except Exception as error:
-            pipe.send(Problem.of(error))
+            pipe.send(_sendable(error))
             return
         pipe.send(facts)
         while True:
@@ -269,12 +244,10 @@ def _load(options: ModelOptions, pretrain: Path) -> tuple[Svc, VoiceFacts]:
 
         svc = Svc.load(options, pretrain)
     device = str(getattr(svc.voice, "device", None) or "cpu")
-    kind = "diffusion" if options.only_diffusion else "onnx" if options.onnx else "generator"
-    return svc, VoiceFacts(svc.speakers, svc.n_speakers, svc.sample_rate, device, kind)
+    return svc, VoiceFacts(svc.speakers, svc.n_speakers, svc.sample_rate, device)
 
 
-def _answer(svc: Svc, job: Job, pipe: Connection, cancel: _Flag) -> Outcome | Problem | None:
-    from modules.data.f0_ranges import note_range
+def _answer(svc: Svc, job: ConversionJob, pipe: Connection, cancel: _Flag) -> ConversionResult | Exception | None:
     from modules.inference.svc import Cancelled
 
     start = time.monotonic()
@@ -295,11 +268,20 @@ def _answer(svc: Svc, job: Job, pipe: Connection, cancel: _Flag) -> Outcome | Pr
             return None
         if job.picture is not None:
             _draw(svc, job, report.f0)
-        return Outcome(report.seconds, elapsed, tuple(report.warnings), note_range(report.f0[report.f0 > 0]), copies)
+        return ConversionResult(report.seconds, elapsed, tuple(report.warnings), copies)
     except Cancelled:
         return None
     except Exception as error:
-        return Problem.of(error)
+        return _sendable(error)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error as one that the other process can unpickle: a UserError, or the traceback of anything else."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        return UserError(error.strerror or str(error), error.filename or "")
+    return VoiceProcessError("".join(traceback.format_exception(error)))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -311,7 +293,7 @@ def _copy(source: Path, target: Path) -> None:
             write(block)
 
 
-def _draw(svc: Svc, job: Job, f0: np.ndarray) -> None:
+def _draw(svc: Svc, job: ConversionJob, f0: np.ndarray) -> None:
     from modules.web.convert.spectrogram import Panel, draw
 
     panels = [Panel(job.source, f0), Panel(job.target, _f0_of(svc, job.target))]

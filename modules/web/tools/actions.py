@@ -1,4 +1,4 @@
-"""What the tools do, without a word about their looks: files in, scripts run, files out."""
+"""What the tools do, apart from how they look: files in, scripts run, files out."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from pathlib import Path
 from modules import checkpoint
 from modules.errors import UserError
 from modules.files import write_text
-from modules.web.catalog import Choice
-from modules.web.convert.session import Desk, config_of
+from modules.web.catalog import ModelEntry, config_of
 from modules.web.state import Session
 
 Words = list[str | Path]
@@ -43,60 +42,60 @@ def check_name(name: str) -> str:
     return name
 
 
-def mix(desk: Desk, names: Sequence[str], percents: Sequence[float], mode: str, name: str) -> Iterator[Step]:
+def mix(session: Session, names: Sequence[str], percents: Sequence[float], mode: str, name: str) -> Iterator[Step]:
     """trained/<name>/ with the mix of the models and the config of the first. Raises UserError."""
     if len(names) < 2 or len(names) != len(percents):
         raise UserError(f"{len(names)} model(s) are chosen", "", "choose two or more")
-    choices = [desk.catalog().find(one) for one in names]
-    folder = _new(desk.studio.folder("trained") / check_name(name))
+    entries = [session.conversion.catalog().find(one) for one in names]
+    folder = _new(session.folders.of_user("trained") / check_name(name))
     target = folder / f"{folder.name}.pth"
-    pairs = [f"{_model(choice)}={percent:g}" for choice, percent in zip(choices, percents, strict=True)]
+    pairs = [f"{_model(entry)}={percent:g}" for entry, percent in zip(entries, percents, strict=True)]
     arguments: Words = ["-m", "modules.mixing", *pairs, "--mode", mode, "-o", target]
     try:
-        yield from _run(desk, arguments)
-        write_text(folder / "config.json", _config_text(choices[0]))
+        yield from run_script(session, arguments)
+        write_text(folder / "config.json", _config_text(entries[0]))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    yield Written((target,), command_text(arguments, desk.studio.home))
+    yield Written((target,), command_text(arguments, session.folders.work_dir))
 
 
-def release(desk: Desk, model: str, kind: str, half: bool, name: str) -> Iterator[Step]:
+def release(session: Session, model: str, kind: str, half: bool, name: str) -> Iterator[Step]:
     """trained/<name>.safetensors, or trained/<name>/ with .pth and config. Raises UserError."""
-    choice = desk.catalog().find(model)
-    trained, name = desk.studio.folder("trained"), check_name(name)
+    entry = session.conversion.catalog().find(model)
+    trained, name = session.folders.of_user("trained"), check_name(name)
     target = trained / f"{name}.safetensors" if kind == "safetensors" else trained / name / f"{name}.pth"
     _new(target)
     if kind != "safetensors":
         _new(target.parent)
-    config = choice.config
+    config = entry.config
     if config is None:
-        config = desk.session.folder / "config.json"
-        write_text(config, _config_text(choice))
+        config = session.folder / "config.json"
+        write_text(config, _config_text(entry))
     arguments: Words = [
         "compress_model.py",
         "-c",
         config,
         "-i",
-        _model(choice),
+        _model(entry),
         "-o",
         target,
         *(["-hf"] if half else []),
     ]
-    yield from _run(desk, arguments)
+    yield from run_script(session, arguments)
     if kind != "safetensors":
-        write_text(target.parent / "config.json", _config_text(choice))
-    yield Written((target,), command_text(arguments, desk.studio.home))
+        write_text(target.parent / "config.json", _config_text(entry))
+    yield Written((target,), command_text(arguments, session.folders.work_dir))
 
 
-def export_onnx(desk: Desk, model: str, parts: Sequence[str], half: bool, name: str) -> Iterator[Step]:
+def export_onnx(session: Session, model: str, parts: Sequence[str], half: bool, name: str) -> Iterator[Step]:
     """checkpoints/<name>/ with the graphs. Raises UserError."""
-    choice = desk.catalog().find(model)
-    root, name = desk.studio.folder("checkpoints"), check_name(name)
+    entry = session.conversion.catalog().find(model)
+    root, name = session.folders.of_user("checkpoints"), check_name(name)
     folder = _new(root / name)
     try:
         folder.mkdir(parents=True)
-        source = _model(choice)
+        source = _model(entry)
         if source.suffix == ".pth":
             shutil.copyfile(source, folder / "model.pth")
         else:
@@ -104,16 +103,16 @@ def export_onnx(desk: Desk, model: str, parts: Sequence[str], half: bool, name: 
             checkpoint.save(
                 {"model": state, "iteration": 0, "optimizer": None, "learning_rate": 0.0}, folder / "model.pth"
             )
-        write_text(folder / "config.json", _config_text(choice))
+        write_text(folder / "config.json", _config_text(entry))
         arguments = ["onnx_export.py", "-n", name, *(["--parts", *parts] if parts else []), *(["-hf"] if half else [])]
-        yield from _run(desk, arguments, ["--root", root, "--pretrain", desk.studio.pretrain])
+        yield from run_script(session, arguments, ["--root", root, "--pretrain", session.folders.pretrain])
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    yield Written(tuple(sorted(folder.glob("*.onnx"))), command_text(arguments, desk.studio.home))
+    yield Written(tuple(sorted(folder.glob("*.onnx"))), command_text(arguments, session.folders.work_dir))
 
 
-def to_safetensors(desk: Desk, files: Sequence[Path]) -> Iterator[Step]:
+def to_safetensors(session: Session, files: Sequence[Path]) -> Iterator[Step]:
     """Each .pth or .pt file as .safetensors, in the page's own folder. Raises UserError."""
     sources = [path for path in files if path.suffix in (".pth", ".pt", ".ckpt")]
     configs = [path for path in files if path.suffix == ".json"]
@@ -121,7 +120,7 @@ def to_safetensors(desk: Desk, files: Sequence[Path]) -> Iterator[Step]:
         raise UserError("there is no .pth or .pt file among them", "", "choose the files to convert")
     if len(configs) > 1:
         raise UserError(f"there are {len(configs)} configs", "", "add the one that belongs to the model")
-    folder = desk.session.folder / f"safetensors-{len(list(desk.session.folder.glob('safetensors-*')))}"
+    folder = session.folder / f"safetensors-{len(list(session.folder.glob('safetensors-*')))}"
     folder.mkdir()
     copies = []
     for source in sources:
@@ -130,13 +129,10 @@ def to_safetensors(desk: Desk, files: Sequence[Path]) -> Iterator[Step]:
     if configs:
         (folder / "config.json").hardlink_to(configs[0])
     arguments: Words = ["-m", "pretrain", "convert", *copies]
-    yield from _run(desk, arguments)
+    yield from run_script(session, arguments)
     made = tuple(path.with_suffix(".safetensors") for path in copies)
-    yield Written(made, command_text(["-m", "pretrain", "convert", *(path.name for path in sources)], desk.studio.home))
-
-
-def _run(desk: Desk, arguments: Sequence[str | Path], extra: Sequence[str | Path] = ()) -> Iterator[str]:
-    return run_script(arguments, desk.studio.home, desk.studio.code, desk.session, extra)
+    typed: Words = ["-m", "pretrain", "convert", *(path.name for path in sources)]
+    yield Written(made, command_text(typed, session.folders.work_dir))
 
 
 def _new(path: Path) -> Path:
@@ -145,16 +141,16 @@ def _new(path: Path) -> Path:
     return path
 
 
-def _model(choice: Choice) -> Path:
-    if choice.model is None:
-        raise UserError("this choice is a folder of ONNX graphs", choice.name, "choose the model it was made from")
-    return choice.model
+def _model(entry: ModelEntry) -> Path:
+    if entry.model is None:
+        raise UserError("this choice is a folder of ONNX graphs", entry.name, "choose the model it was made from")
+    return entry.model
 
 
-def _config_text(choice: Choice) -> str:
-    config = config_of(choice)
+def _config_text(entry: ModelEntry) -> str:
+    config = config_of(entry)
     if config is None:
-        raise UserError("the model has no config", choice.name, "put its config.json beside it")
+        raise UserError("the model has no config", entry.name, "put its config.json beside it")
     return config.to_json()
 
 
@@ -163,31 +159,32 @@ WHERE, TO_DO = "  where: ", "  to do: "
 LAST_LINES = 15
 
 
-def command_text(arguments: Sequence[str | Path], home: Path) -> str:
-    """What a user would type in ``home``."""
-    words = [str(word).replace(f"{home}{os.sep}", "") for word in arguments]
+def command_text(arguments: Sequence[str | Path], work_dir: Path) -> str:
+    """What a user would type in ``work_dir``."""
+    words = [str(word).replace(f"{work_dir}{os.sep}", "") for word in arguments]
     return shlex.join(["python", *words])
 
 
 def run_script(
-    arguments: Sequence[str | Path], home: Path, code: Path, session: Session, extra: Sequence[str | Path] = ()
+    session: Session, arguments: Sequence[str | Path], extra: Sequence[str | Path] = ()
 ) -> Iterator[str]:
     """Run ``python`` with the arguments in the user's folder; yields its lines. It ends with the page.
 
     Args:
         arguments: a script or ``-m`` and a module of the project, and its arguments.
-        extra: arguments that a user who types the command in ``home`` would not need.
+        extra: arguments that a user who types the command in that folder would not need.
 
     Raises:
         UserError: what the script says went wrong.
     """
+    code_dir = session.folders.code_dir
     words = [str(word) for word in arguments]
     if words[0].endswith(".py"):
-        words[0] = str(code / words[0])
-    environment = {**os.environ, "PYTHONPATH": str(code), "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
+        words[0] = str(code_dir / words[0])
+    environment = {**os.environ, "PYTHONPATH": str(code_dir), "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, *words, *(str(word) for word in extra)],
-        cwd=home,
+        cwd=session.folders.work_dir,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -11,19 +11,18 @@ import gradio as gr
 
 from modules.errors import UserError
 from modules.mixing import MODES
-from modules.web.convert.session import Desk
-from modules.web.language import Text
-from modules.web.page import Page
-from modules.web.texts_tools import Tools
-from modules.web.tools import actions as tools
+from modules.web.page import QUIET, Page, Updates, Values
+from modules.web.state import Session
+from modules.web.tools import actions
 
+KINDS = ("safetensors", "pth")
 ONNX_PARTS = ("encoder", "f0", "auto-f0", "diffusion", "vocoder")
 ONNX_FIRST = ["encoder", "f0"]
-Shown = tuple[Any, Any, Any]  # of the three outputs of a tool
+SHOWN_LINES = 8
 
 
 def build_tools_tab(page: Page) -> None:
-    """Add what is in the tab."""
+    """A column for each two tools."""
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
             _add_mix(page)
@@ -38,50 +37,55 @@ class Output:
 
     def __init__(self, page: Page, name: str) -> None:
         self.page = page
-        self.log = gr.HTML(elem_id=f"{name}-log")
-        self.files = gr.File(
-            label=page.say(Tools.FILE), file_count="multiple", interactive=False, visible=False, elem_id=f"{name}-files"
+        self.log = page.field(gr.HTML, f"{name}.log")
+        self.files = page.field(
+            gr.File,
+            f"{name}.files",
+            "tools.files",
+            file_count="multiple",
+            interactive=False,
+            visible=False,
         )
-        self.command = gr.Code(
-            label=page.say(Tools.COMMAND),
+        self.command = page.field(
+            gr.Code,
+            f"{name}.command",
+            "tools.command",
             language="shell",
             lines=1,
             wrap_lines=True,
             interactive=False,
             visible=False,
-            elem_id=f"{name}-command",
         )
         self.all = [self.log, self.files, self.command]
 
-    def follow(self, desk: Desk, steps: Iterator[tools.Step]) -> Iterator[Shown]:
+    def follow(self, session: Session, steps: Iterator[actions.Step]) -> Iterator[Updates]:
         """Show a tool at work."""
         lines: list[str] = []
-        yield "", gr.update(visible=False), gr.update(visible=False)
+        yield {self.log: "", self.files: gr.update(visible=False), self.command: gr.update(visible=False)}
         for step in steps:
             if isinstance(step, str):
-                lines = [*lines, step][-8:]
-                yield f"<pre>{html.escape(chr(10).join(lines))}</pre>", gr.skip(), gr.skip()
+                lines = [*lines, step][-SHOWN_LINES:]
+                yield {self.log: f"<pre>{html.escape(chr(10).join(lines))}</pre>"}
                 continue
-            names = ", ".join(_shown_path(desk, path) for path in step.files)
-            done = html.escape(self.page.say(Tools.WRITTEN, path=names))
-            own = [str(_for_browser(desk, path)) for path in step.files]
-            yield (
-                f'<p class="good">{done}</p>',
-                gr.update(value=own, visible=True),
-                gr.update(value=step.command, visible=True),
-            )
+            names = ", ".join(_shown_path(session, path) for path in step.files)
+            own = [str(_for_browser(session, path)) for path in step.files]
+            yield {
+                self.log: self.page.note("tools.written", "good", path=names),
+                self.files: gr.update(value=own, visible=True),
+                self.command: gr.update(value=step.command, visible=True),
+            }
 
 
-def _shown_path(desk: Desk, path: Path) -> str:
-    home = desk.studio.home
-    return path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
+def _shown_path(session: Session, path: Path) -> str:
+    work_dir = session.folders.work_dir
+    return path.relative_to(work_dir).as_posix() if path.is_relative_to(work_dir) else path.name
 
 
-def _for_browser(desk: Desk, path: Path) -> Path:
+def _for_browser(session: Session, path: Path) -> Path:
     """The server hands out files of the page's own folder alone."""
-    if path.is_relative_to(desk.session.folder):
+    if path.is_relative_to(session.folder):
         return path
-    target = desk.session.folder / "made" / path.name
+    target = session.folder / "made" / path.name
     target.parent.mkdir(exist_ok=True)
     target.unlink(missing_ok=True)
     try:
@@ -91,26 +95,17 @@ def _for_browser(desk: Desk, path: Path) -> Path:
     return target
 
 
-def _desk(page: Page, request: gr.Request) -> Desk:
-    return Desk.of(page.studio, page.session(request))
+def _head(page: Page, key: str) -> None:
+    gr.HTML(f"<h3>{page.say(key)}</h3>{page.note(f'{key}.note')}")
 
 
-def _head(page: Page, title: Text, text: Text) -> None:
-    gr.HTML(f'<h3>{page.say(title)}</h3><p class="mild">{html.escape(page.say(text))}</p>')
-
-
-def _model_choice(page: Page, elem_id: str, several: bool = False) -> gr.Dropdown:
+def _model_choice(page: Page, key: str, several: bool = False) -> gr.Dropdown:
     """A list of models that is read anew when it is opened, and when the page is loaded."""
-    component = gr.Dropdown(
-        choices=[],
-        multiselect=several,
-        label=page.say(Tools.MIX_MODELS if several else Tools.MODEL),
-        info=page.say(Tools.MIX_MODELS_HELP if several else Tools.MODEL_HELP),
-        elem_id=elem_id,
-    )
+    component = page.field(gr.Dropdown, key, "tools.model", choices=[], multiselect=several)
 
     def refresh(current: Any, request: gr.Request) -> Any:
-        names = [name for name, one in _desk(page, request).catalog().choices.items() if one.model is not None]
+        entries = page.session(request).conversion.catalog().entries
+        names = [name for name, entry in entries.items() if entry.model is not None]
         chosen = current or [] if several else [current]
         if all(name in names for name in chosen):  # it is not set again: the user may be choosing just now
             return gr.update(choices=names)
@@ -118,23 +113,26 @@ def _model_choice(page: Page, elem_id: str, several: bool = False) -> gr.Dropdow
         return gr.update(choices=names, value=kept if several else next(iter(names), None))
 
     guarded = page.guarded(refresh)
-    page.blocks.load(guarded, component, component, show_progress="hidden")
-    component.focus(guarded, component, component, show_progress="hidden")
+    page.blocks.load(guarded, component, component, **QUIET)
+    component.focus(guarded, component, component, **QUIET)
     return component
 
 
-def _name_field(page: Page, elem_id: str, info: Text = Tools.NAME_HELP) -> gr.Textbox:
-    return gr.Textbox(label=page.say(Tools.NAME), info=page.say(info), max_lines=1, elem_id=elem_id)
+def _name_field(page: Page, key: str) -> gr.Textbox:
+    return page.field(gr.Textbox, key, "tools.name", max_lines=1)
+
+
+def _half_field(page: Page, key: str) -> gr.Checkbox:
+    return page.field(gr.Checkbox, key, "tools.half")
 
 
 def _add_mix(page: Page) -> None:
-    _head(page, Tools.MIX, Tools.MIX_HELP)
-    models = _model_choice(page, "mix-models", several=True)
-    modes = [(page.say(text), mode) for mode, text in Tools.MIX_MODES.items()]
-    mode = gr.Radio(choices=modes, value=next(iter(MODES)), label=page.say(Tools.MIX_MODE), elem_id="mix-mode")
+    _head(page, "mix.title")
+    models = _model_choice(page, "mix.models", several=True)
+    mode = page.field(gr.Radio, "mix.mode", choices=page.choices("mix.mode", MODES), value=next(iter(MODES)))
     place = gr.Column()
-    name = _name_field(page, "mix-name")
-    go = gr.Button(page.say(Tools.MIX_GO), variant="primary", elem_id="mix-go")
+    name = _name_field(page, "mix.name")
+    go = page.field(gr.Button, "mix.go", variant="primary")
     output = Output(page, "mix")
 
     with place:
@@ -143,84 +141,75 @@ def _add_mix(page: Page) -> None:
         def sliders(names: list[str] | None) -> None:
             shares = [_add_share(page, number, one) for number, one in enumerate(names or [])]
 
-            def mix(values: dict[Any, Any], request: gr.Request) -> Iterator[Shown]:
-                desk = _desk(page, request)
+            def mix(values: Values, request: gr.Request) -> Iterator[Updates]:
+                session = page.session(request)
                 percents = [_number(values[share]) for share in shares]
-                yield from output.follow(desk, tools.mix(desk, names or [], percents, values[mode], values[name]))
+                steps = actions.mix(session, names or [], percents, values[mode], values[name])
+                yield from output.follow(session, steps)
 
-            go.click(page.guarded(mix), {mode, name, *shares}, output.all, show_progress="hidden")
+            go.click(page.guarded(mix), {mode, name, *shares}, output.all, **QUIET)
 
 
 def _add_share(page: Page, number: int, name: str) -> gr.Slider:
     """The slider of one model of a mix; it keeps its value when another model joins."""
-    return gr.Slider(
-        0,
-        100,
+    return page.field(
+        gr.Slider,
+        f"mix.percent-{number}",
+        label=page.say("mix.percent", name=name),
+        minimum=0,
+        maximum=100,
         value=50,
         step=1,
         interactive=True,
-        label=page.say(Tools.PERCENT, name=name),
         key=f"percent-{name}",
-        elem_id=f"mix-percent-{number}",
     )
 
 
 def _add_release(page: Page) -> None:
-    _head(page, Tools.COMPRESS, Tools.COMPRESS_HELP)
-    model = _model_choice(page, "release-model")
-    kinds = [(page.say(text), kind) for kind, text in Tools.KINDS.items()]
-    kind = gr.Radio(choices=kinds, value="safetensors", label=page.say(Tools.KIND), elem_id="release-kind")
-    half = gr.Checkbox(label=page.say(Tools.HALF), info=page.say(Tools.HALF_HELP), elem_id="release-half")
-    name = _name_field(page, "release-name")
-    go = gr.Button(page.say(Tools.COMPRESS_GO), variant="primary", elem_id="release-go")
+    _head(page, "release.title")
+    model = _model_choice(page, "release.model")
+    kind = page.field(gr.Radio, "release.kind", choices=page.choices("release.kind", KINDS), value=KINDS[0])
+    half = _half_field(page, "release.half")
+    name = _name_field(page, "release.name")
+    go = page.field(gr.Button, "release.go", variant="primary")
     output = Output(page, "release")
 
-    def release(model: str, kind: str, half: bool, name: str, request: gr.Request) -> Iterator[Shown]:
-        desk = _desk(page, request)
-        yield from output.follow(desk, tools.release(desk, model, kind, half, name))
+    def release(model: str, kind: str, half: bool, name: str, request: gr.Request) -> Iterator[Updates]:
+        session = page.session(request)
+        yield from output.follow(session, actions.release(session, model, kind, half, name))
 
-    go.click(page.guarded(release), [model, kind, half, name], output.all, show_progress="hidden")
+    go.click(page.guarded(release), [model, kind, half, name], output.all, **QUIET)
 
 
 def _add_onnx(page: Page) -> None:
-    _head(page, Tools.ONNX, Tools.ONNX_HELP)
-    model = _model_choice(page, "onnx-model")
-    parts = gr.CheckboxGroup(
-        choices=list(ONNX_PARTS),
-        value=ONNX_FIRST,
-        label=page.say(Tools.ONNX_PARTS),
-        info=page.say(Tools.ONNX_PARTS_HELP),
-        elem_id="onnx-parts",
-    )
-    half = gr.Checkbox(label=page.say(Tools.HALF), info=page.say(Tools.HALF_HELP), elem_id="onnx-half")
-    name = _name_field(page, "onnx-name", Tools.ONNX_NAME_HELP)
-    go = gr.Button(page.say(Tools.ONNX_GO), variant="primary", elem_id="onnx-go")
+    _head(page, "onnx.title")
+    model = _model_choice(page, "onnx.model")
+    parts = page.field(gr.CheckboxGroup, "onnx.parts", choices=list(ONNX_PARTS), value=ONNX_FIRST)
+    half = _half_field(page, "onnx.half")
+    name = _name_field(page, "onnx.name")
+    go = page.field(gr.Button, "onnx.go", variant="primary")
     output = Output(page, "onnx")
 
-    def export(model: str, parts: list[str], half: bool, name: str, request: gr.Request) -> Iterator[Shown]:
-        desk = _desk(page, request)
-        yield from output.follow(desk, tools.export_onnx(desk, model, parts, half, name))
+    def export(model: str, parts: list[str], half: bool, name: str, request: gr.Request) -> Iterator[Updates]:
+        session = page.session(request)
+        yield from output.follow(session, actions.export_onnx(session, model, parts, half, name))
 
-    go.click(page.guarded(export), [model, parts, half, name], output.all, show_progress="hidden")
+    go.click(page.guarded(export), [model, parts, half, name], output.all, **QUIET)
 
 
 def _add_safetensors(page: Page) -> None:
-    _head(page, Tools.SAFE, Tools.SAFE_HELP)
-    files = gr.File(
-        file_count="multiple",
-        file_types=[".pth", ".pt", ".ckpt", ".json"],
-        label=page.say(Tools.SAFE_FILES),
-        elem_id="safe-upload",
-        height=140,
+    _head(page, "safe.title")
+    files = page.field(
+        gr.File, "safe.upload", file_count="multiple", file_types=[".pth", ".pt", ".ckpt", ".json"], height=140
     )
-    go = gr.Button(page.say(Tools.SAFE_GO), variant="primary", elem_id="safe-go")
+    go = page.field(gr.Button, "safe.go", variant="primary")
     output = Output(page, "safe")
 
-    def make_safe(files: list[str] | None, request: gr.Request) -> Iterator[Shown]:
-        desk = _desk(page, request)
-        yield from output.follow(desk, tools.to_safetensors(desk, [Path(file) for file in files or []]))
+    def make_safe(files: list[str] | None, request: gr.Request) -> Iterator[Updates]:
+        session = page.session(request)
+        yield from output.follow(session, actions.to_safetensors(session, [Path(file) for file in files or []]))
 
-    go.click(page.guarded(make_safe), files, output.all, show_progress="hidden")
+    go.click(page.guarded(make_safe), files, output.all, **QUIET)
 
 
 def _number(value: Any) -> float:

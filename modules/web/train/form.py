@@ -1,9 +1,9 @@
-"""The fields of the prepare tab: what they are called, what they start with, and the settings they make."""
+"""The fields of the train tab: what they start with, and the settings they make."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,9 +11,7 @@ import gradio as gr
 from modules.config import Config, parse_config
 from modules.errors import UserError
 from modules.f0 import PREDICTORS
-from modules.web.language import Text
-from modules.web.page import Page
-from modules.web.texts_prepare import Prepare
+from modules.web.page import Page, Updates, Values
 from modules.web.train.steps import LOUDNORMS, PRECISIONS, SIZES, PrepareSettings, checked
 from vencoder import ENCODERS
 
@@ -32,90 +30,70 @@ class Form:
     def add_resample(self) -> None:
         """Step 1."""
         with gr.Row():
-            self._check("slice", Prepare.SLICE)
-            self._choice("loudnorm", Prepare.LOUDNORM, Prepare.LOUDNORM_HELP, LOUDNORMS, Prepare.LOUDNORMS)
+            self._check("slice")
+            self._choice("loudnorm", self.page.choices("prepare.loudnorm", LOUDNORMS))
 
     def add_lists(self) -> None:
         """Step 2."""
         with gr.Row():
-            self._choice("encoder", Prepare.ENCODER, Prepare.ENCODER_HELP, list(ENCODERS))
-            self._choice("size", Prepare.SIZE, Prepare.SIZE_HELP, SIZES, Prepare.SIZES)
-            self._check("vol_aug", Prepare.VOL_AUG, Prepare.VOL_AUG_HELP)
+            self._choice("encoder", list(ENCODERS))
+            self._choice("size", self.page.choices("prepare.size", SIZES))
+            self._check("vol_aug")
 
     def add_features(self) -> None:
         """Step 3."""
         with gr.Row():
-            self._choice("predictor", Prepare.PREDICTOR, Prepare.PREDICTOR_HELP, list(PREDICTORS))
-            self._number("processes", Prepare.PROCESSES, Prepare.PROCESSES_HELP, 0)
-            self._check("use_diff", Prepare.USE_DIFF, Prepare.USE_DIFF_HELP)
+            self._choice("predictor", list(PREDICTORS))
+            self._number("processes", 0)
+            self._check("use_diff")
 
     def add_training(self) -> None:
         """Step 4: the flags, and what the config says."""
-        say = self.page.say
         with gr.Row():
-            self._number("max_minutes", Prepare.MAX_MINUTES, Prepare.NO_LIMIT)
-            self._number("max_steps", Prepare.MAX_STEPS, Prepare.NO_LIMIT, 1)
-            self._choice("precision", Prepare.PRECISION, Prepare.PRECISION_HELP, PRECISIONS)
-            self.fields["device"] = gr.Textbox(
-                value="", label=say(Prepare.DEVICE), info=say(Prepare.DEVICE_HELP), elem_id="prepare-device"
-            )
-            self._check("compile", Prepare.COMPILE, Prepare.COMPILE_HELP)
+            self._number("max_minutes")
+            self._number("max_steps", 1)
+            self._choice("precision", list(PRECISIONS))
+            self.fields["device"] = self.page.field(gr.Textbox, "prepare.device", value="")
+            self._check("compile")
 
     def add_config(self) -> None:
         """The figures of config.json that people change."""
-        labels = (Prepare.BATCH, Prepare.RATE, Prepare.EVAL, Prepare.LOG, Prepare.KEEP)
-        helps: dict[str, Text] = {"batch_size": Prepare.BATCH_HELP, "keep_ckpts": Prepare.KEEP_HELP}
         with gr.Row():
-            for name, label in zip(CONFIG_FIELDS, labels, strict=True):
-                self.config_fields[name] = gr.Number(
-                    label=self.page.say(label),
-                    info=self.page.say(helps[name]) if name in helps else None,
-                    precision=None if name == "learning_rate" else 0,
-                    elem_id=f"prepare-{name}",
-                    min_width=140,
+            for name in CONFIG_FIELDS:
+                precision = None if name == "learning_rate" else 0
+                self.config_fields[name] = self.page.field(
+                    gr.Number, f"prepare.{name}", precision=precision, min_width=140
                 )
 
     def add_release(self) -> None:
         """What the released file is made of."""
         with gr.Row():
-            self.fields["checkpoint"] = gr.Dropdown(
+            self.fields["checkpoint"] = self.page.field(
+                gr.Dropdown,
+                "prepare.checkpoint",
                 choices=[DEFAULTS.checkpoint],
                 value=DEFAULTS.checkpoint,
-                label=self.page.say(Prepare.CHECKPOINT),
                 allow_custom_value=True,
-                elem_id="prepare-checkpoint",
             )
-            self._check("half", Prepare.HALF, Prepare.HALF_HELP)
+            self._check("half")
 
-    def _check(self, name: str, label: Text, info: Text | None = None) -> None:
-        self.fields[name] = gr.Checkbox(
-            value=getattr(DEFAULTS, name),
-            label=self.page.say(label),
-            info=self.page.say(info) if info else None,
-            elem_id=f"prepare-{name}",
-            min_width=160,
-        )
+    def _add(self, kind: Any, name: str, **details: Any) -> None:
+        self.fields[name] = self.page.field(kind, f"prepare.{name}", value=getattr(DEFAULTS, name), **details)
 
-    def _choice(self, name: str, label: Text, info: Text, values: Any, words: Mapping[str, Text] | None = None) -> None:
-        self.fields[name] = gr.Dropdown(
-            choices=[(self.page.say(words[value]) if words else value, value) for value in values],
-            value=getattr(DEFAULTS, name),
-            label=self.page.say(label),
-            info=self.page.say(info),
-            elem_id=f"prepare-{name}",
-            min_width=160,
-        )
+    def _check(self, name: str) -> None:
+        self._add(gr.Checkbox, name, min_width=160)
 
-    def _number(self, name: str, label: Text, info: Text, lowest: float | None = None) -> None:
-        self.fields[name] = gr.Number(
-            value=getattr(DEFAULTS, name),
-            label=self.page.say(label),
-            info=self.page.say(info),
-            precision=None if lowest is None else 0,
-            minimum=lowest,
-            elem_id=f"prepare-{name}",
-            min_width=140,
-        )
+    def _choice(self, name: str, choices: Sequence[str | tuple[str, str]]) -> None:
+        self._add(gr.Dropdown, name, choices=choices, min_width=160)
+
+    def _number(self, name: str, lowest: float | None = None) -> None:
+        """A number; a whole one where it has a lowest value."""
+        precision = None if lowest is None else 0
+        self._add(gr.Number, name, precision=precision, minimum=lowest, min_width=140)
+
+    def read(self, values: Values) -> dict[str, Any]:
+        """The values of the fields by their names."""
+        return {name: values[component] for name, component in self.fields.items()}
 
     def settings(self, values: Mapping[str, Any], known_speakers: Mapping[str, int]) -> PrepareSettings:
         """What the form says. Raises UserError that names the field."""
@@ -132,17 +110,18 @@ class Form:
         given["processes"] = 1 if given["processes"] is None else given["processes"]
         return checked(**given)
 
-    def updates(self, settings: PrepareSettings, known_speakers: Mapping[str, int]) -> dict[str, Any]:
-        """The values of the fields for settings, by their names."""
-        values = {name: getattr(settings, name) for name in self.fields}
-        values["speakers"] = [name for name in known_speakers if not settings.speakers or name in settings.speakers]
-        return values
+    def chosen_speakers(self, settings: PrepareSettings, known_speakers: Mapping[str, int]) -> list[str]:
+        """Names of the speakers that settings stand for."""
+        return [name for name in known_speakers if not settings.speakers or name in settings.speakers]
 
-    def config_values(self, config: Config | None) -> list[Any]:
+    def config_updates(self, config: Config | None) -> Updates:
         """The fields of config.json; empty and closed where there is none."""
         if config is None:
-            return [gr.update(value=None, interactive=False) for _ in CONFIG_FIELDS]
-        return [gr.update(value=getattr(config.train, name), interactive=True) for name in CONFIG_FIELDS]
+            return {component: gr.update(value=None, interactive=False) for component in self.config_fields.values()}
+        return {
+            component: gr.update(value=getattr(config.train, name), interactive=True)
+            for name, component in self.config_fields.items()
+        }
 
 
 def change_config(config: Config, values: Mapping[str, Any]) -> Config:

@@ -1,4 +1,4 @@
-"""Starts, watches and stops what the prepare tab runs; everything it knows lies in logs/<model>/jobs."""
+"""What the train tab keeps on the server: jobs that it starts, watches and stops, and the settings of each model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from modules.config import Config, load_config
 from modules.errors import UserError
 from modules.f0 import PREDICTORS
 from modules.files import write_text
-from modules.web.state import Studio
-from modules.web.train.metrics import Ear
+from modules.web.folders import Folders
 from modules.web.train.runner import LOCK_NAME, STOP_NAME, Plan, Record, read_stops
+from modules.web.train.samples import SampleReader
 from modules.web.train.steps import (
     DEFAULT_MODEL,
     EXCLUSIVE,
@@ -36,6 +36,7 @@ from pretrain import find, weight_named
 from vencoder import ENCODERS
 
 FOLDER = "jobs"  # in logs/<model>
+SETTINGS_NAME = ".settings.json"  # of a model, beside its jobs: a page that is loaded anew shows what was chosen
 TAIL_BYTES = 64 * 1024
 TAIL_LINES = 200
 START_SECONDS = 30.0
@@ -85,13 +86,13 @@ class Jobs:
 
     Args:
         logs: with one folder a model.
-        home: where the commands run.
-        code: where modules/ is.
+        work_dir: where the commands run.
+        code_dir: where modules/ is.
     """
 
-    def __init__(self, logs: Path, home: Path, code: Path) -> None:
-        self.logs, self.home, self.code = logs, home, code
-        self._keepers: list[subprocess.Popen[bytes]] = []  # asked for their end, or they stay as zombies
+    def __init__(self, logs: Path, work_dir: Path, code_dir: Path) -> None:
+        self.logs, self.work_dir, self.code_dir = logs, work_dir, code_dir
+        self._runners: list[subprocess.Popen[bytes]] = []  # polled for their end, or they stay as zombies
 
     def folder(self, model: str) -> Path:
         """Where the records of a model lie. Raises UserError where that is no name of a model."""
@@ -114,7 +115,7 @@ class Jobs:
             self._refuse_second(model, [step for step, _ in jobs], exclusive)
             (folder / STOP_NAME).unlink(missing_ok=True)
             records = [Record(step=step, command=list(command)) for step, command in jobs]
-            plan = Plan(folder=folder.resolve(), cwd=self.home, jobs=records)
+            plan = Plan(folder=folder.resolve(), cwd=self.work_dir, jobs=records)
             for record in records:
                 (folder / f"{record.step}.log").unlink(missing_ok=True)
                 record.write(folder)
@@ -134,10 +135,10 @@ class Jobs:
                     raise UserError(what, self.folder(other), f"choose the model {other} and stop it first")
 
     def _launch(self, plan: Plan) -> None:
-        """Start the keeper, and wait until it holds its lock or is done."""
+        """Start the runner process, and wait until it holds its lock or is done."""
         command = [sys.executable, "-m", "modules.web.train.runner"]
         flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows: a console of its own, for its own Ctrl-C
-        keeper = subprocess.Popen(
+        runner = subprocess.Popen(
             command,
             cwd=plan.cwd,
             env=self._environment(),
@@ -147,21 +148,21 @@ class Jobs:
             start_new_session=True,  # what ends the server does not end it
             creationflags=flags,
         )
-        assert keeper.stdin is not None and keeper.stderr is not None
-        with keeper.stdin:
-            keeper.stdin.write(plan.model_dump_json().encode())
+        assert runner.stdin is not None and runner.stderr is not None
+        with runner.stdin:
+            runner.stdin.write(plan.model_dump_json().encode())
         deadline = time.monotonic() + START_SECONDS
-        while not _is_held(plan.folder) and keeper.poll() is None and time.monotonic() < deadline:
+        while not _is_held(plan.folder) and runner.poll() is None and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        if keeper.poll():
-            reason = keeper.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
+        if runner.poll():
+            reason = runner.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
             raise UserError(f"the command could not be started: {''.join(reason)}", plan.folder, "see the server's log")
-        keeper.stderr.close()
-        self._keepers = [other for other in self._keepers if other.poll() is None] + [keeper]
+        runner.stderr.close()
+        self._runners = [other for other in self._runners if other.poll() is None] + [runner]
 
     def _environment(self) -> dict[str, str]:
         environment = {name: value for name, value in os.environ.items() if name != _SECRET}
-        paths = [str(self.code), *filter(None, [environment.get("PYTHONPATH")])]
+        paths = [str(self.code_dir), *filter(None, [environment.get("PYTHONPATH")])]
         return {
             **environment,
             "PYTHONPATH": os.pathsep.join(paths),
@@ -213,7 +214,7 @@ class Jobs:
         return "a step"
 
     def is_held(self, model: str) -> bool:
-        """Whether a keeper works on a model."""
+        """Whether a runner works on a model."""
         return _is_held(self.folder(model))
 
     def models(self) -> list[str]:
@@ -233,7 +234,7 @@ class Jobs:
         return text.splitlines()[-TAIL_LINES:]
 
 
-_LOOKING = threading.Lock()  # who looks holds the lock for a moment; another one must not take that for a keeper
+_LOOKING = threading.Lock()  # who looks holds the lock for a moment; another one must not take that for a runner
 
 
 def _is_held(folder: Path) -> bool:
@@ -271,27 +272,18 @@ def read_progress(lines: Sequence[str]) -> Progress | None:
     return None
 
 
-SETTINGS_NAME = ".settings.json"  # of a model, beside its jobs: a page that is loaded anew shows what was chosen
+class TrainingState:
+    """What the train tab keeps on the server; all that must outlive it lies in logs/<model>/jobs."""
 
-
-class PrepareDesk:
-    """One a server. All that must outlive it lies in logs/<model>/jobs."""
-
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
-        self.home = studio.home
-        self.raw = studio.folder("dataset_raw")
-        self.jobs = Jobs(studio.folder("logs"), studio.home, studio.code)
-        self.ear = Ear()
-
-    @classmethod
-    def of(cls, studio: Studio) -> PrepareDesk:
-        """The desk of a server."""
-        return studio.shared(cls, lambda: cls(studio))
+    def __init__(self, folders: Folders) -> None:
+        self.folders = folders
+        self.raw = folders.of_user("dataset_raw")
+        self.jobs = Jobs(folders.of_user("logs"), folders.work_dir, folders.code_dir)
+        self.samples = SampleReader()
 
     def start(self, settings: PrepareSettings, steps: tuple[str, ...]) -> None:
         """Run steps of a model one after the other. Raises UserError where something runs already."""
-        commands = [(step, command(step, settings, self.studio.code)) for step in steps]
+        commands = [(step, command(step, settings, self.folders.code_dir)) for step in steps]
         self.jobs.start(settings.model, commands, EXCLUSIVE)
         write_text(self._settings_path(settings.model), settings.model_dump_json(indent=1) + "\n")
 
@@ -308,7 +300,7 @@ class PrepareDesk:
 
     def models(self) -> list[str]:
         """Models that were begun here or on the command line, and the default one."""
-        logs = self.studio.folder("logs")
+        logs = self.folders.of_user("logs")
         folders = [path for path in logs.iterdir() if path.is_dir()] if logs.is_dir() else []
         names = {path.name for path in folders if not path.name.startswith(".")}
         return sorted({DEFAULT_MODEL, *(name for name in names if is_model_name(name))})
@@ -323,12 +315,12 @@ class PrepareDesk:
     def logs(self, model: str) -> Path:
         """logs/<model>. Raises UserError where that is no name of a model."""
         check_model_name(model)
-        return self.home / Project(model).logs
+        return self.folders.work_dir / Project(model).logs
 
     def config_path(self, model: str) -> Path:
         """The config that train.py reads."""
         check_model_name(model)
-        return self.home / Project(model).config
+        return self.folders.work_dir / Project(model).config
 
     def config(self, model: str) -> Config | None:
         """The config of a model; None before step 2."""
@@ -342,6 +334,6 @@ class PrepareDesk:
         names = [weight_named(encoder).name]
         names += [predictor] if PREDICTORS[predictor].weights else []
         names += ["nsf_hifigan"] if use_diff else []
-        there = [name for name in names if find(name, self.home / "pretrain")]
+        there = [name for name in names if find(name, self.folders.work_dir / "pretrain")]
         missing = [name for name in names if name not in there]
         return there, missing, round(sum(weight_named(name).size for name in missing) / 1e6)

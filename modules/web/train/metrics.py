@@ -1,24 +1,21 @@
-"""What training leaves to look at and to listen to: curves from metrics.jsonl, audio from the TensorBoard events."""
+"""Curves of training, from metrics.jsonl."""
 
 from __future__ import annotations
 
 import html
 import math
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules.progress import format_seconds
 from modules.training.logging import METRICS_NAME, read_metrics
-from modules.web.language import Text
-from modules.web.page import Page
-from modules.web.texts_prepare import Prepare
+from modules.web.page import Page, paragraph
 
+CURVES = ("val/mel_distance", "loss/g/mel", "loss/g/kl", "loss/d/total", "train/loss", "val/loss")  # in their order
 POINTS = 300  # of a curve; more are thinned out
 WIDTH, HEIGHT = 420, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24  # around the plot
-SAMPLES = 3  # held-out clips that training shows
 SMOOTHING = 0.9  # of the thick line, a point
 
 Points = list[tuple[int, float]]
@@ -43,7 +40,7 @@ def read_curves(logs: Path) -> Curves:
     last: dict[str, Any] = {}
     for folder in (logs / "diffusion", logs):
         for row in read_metrics(folder / METRICS_NAME):
-            for name in Prepare.CURVES:
+            for name in CURVES:
                 value = row.get(name)
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     values.setdefault(name, []).append((row["step"], float(value)))
@@ -51,7 +48,7 @@ def read_curves(logs: Path) -> Curves:
     return Curves(values, last)
 
 
-def newest(logs: Path) -> tuple[float, ...]:
+def modified(logs: Path) -> tuple[float, ...]:
     """Changes when there are new figures."""
     files = (logs / METRICS_NAME, logs / "diffusion" / METRICS_NAME)
     return tuple(path.stat().st_mtime if path.is_file() else 0.0 for path in files)
@@ -61,16 +58,15 @@ def show_curves(page: Page, logs: Path) -> str:
     """All charts as HTML."""
     curves = read_curves(logs)
     if not curves.values:
-        return f'<p class="mild">{page.say(Prepare.NO_CURVES)}</p>'
-    known = [(name, text) for name, text in Prepare.CURVES.items() if name in curves.values]
-    charts = [chart(page, text, curves.values[name], name) for name, text in known]
-    return f'<p class="mild">{_where(page, curves.last)}</p><div class="prepare-charts">{"".join(charts)}</div>'
+        return page.note("prepare.no-curves")
+    charts = [chart(page, name, curves.values[name]) for name in CURVES if name in curves.values]
+    return f'{paragraph(_where(page, curves.last))}<div class="prepare-charts">{"".join(charts)}</div>'
 
 
 def _where(page: Page, row: dict[str, Any]) -> str:
     speed = row.get("steps_per_second")
     return page.say(
-        Prepare.STEP_NOW,
+        "prepare.step-now",
         step=row.get("step", 0),
         epoch=row.get("epoch", 0),
         time=format_seconds(row.get("seconds") or 0),
@@ -78,12 +74,12 @@ def _where(page: Page, row: dict[str, Any]) -> str:
     )
 
 
-def chart(page: Page, title: Text, points: Points, name: str) -> str:
+def chart(page: Page, name: str, points: Points) -> str:
     """One curve as an SVG with axes: the values thin, their course thick."""
-    caption = html.escape(page.say(title))
+    caption = html.escape(page.say(f"curve.{name}"))
     if name.startswith("val/"):
         step, value = min(points, key=lambda point: point[1])
-        caption += f" · {page.say(Prepare.BEST, value=f'{value:.3f}', step=step)}"
+        caption += f" · {page.say('prepare.best', value=f'{value:.3f}', step=step)}"
     points = thinned(points)
     frame = Frame.around(points)
     raw = frame.path(points)
@@ -168,48 +164,3 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 def short(value: float) -> str:
     """12000 as 12k."""
     return f"{value / 1000:g}k" if abs(value) >= 10000 else f"{value:.6g}"
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A held-out clip and what the model makes of it, as wav files."""
-
-    step: int
-    recorded: Path
-    sung: Path
-
-
-class Ear:
-    """Finds the audio that training wrote, newest first; one a server, since events are read from where it stopped."""
-
-    def __init__(self) -> None:
-        self._readers: dict[Path, Any] = {}
-        self._lock = threading.Lock()
-
-    def listen(self, logs: Path, folder: Path) -> list[Heard]:
-        """The newest audio of a model, written into ``folder``."""
-        with self._lock:
-            reader = self._reader(logs)
-            tags = reader.Tags()["audio"]
-            return [
-                self._write(reader, number, folder)
-                for number in range(SAMPLES)
-                if {f"gen/audio_{number}", f"gt/audio_{number}"} <= set(tags)
-            ]
-
-    def _reader(self, logs: Path) -> Any:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        kinds = ("audio", "images", "scalars", "tensors", "histograms", "compressedHistograms")
-        if logs not in self._readers:
-            self._readers[logs] = EventAccumulator(str(logs), size_guidance=dict.fromkeys(kinds, 1))
-        self._readers[logs].Reload()
-        return self._readers[logs]
-
-    @staticmethod
-    def _write(reader: Any, number: int, folder: Path) -> Heard:
-        sung, recorded = (reader.Audio(f"{side}/audio_{number}")[-1] for side in ("gen", "gt"))
-        paths = [folder / f"{side}_{number}_step_{sung.step}.wav" for side in ("recording", "model")]
-        for path, event in zip(paths, (recorded, sung), strict=True):
-            path.write_bytes(event.encoded_audio_string)
-        return Heard(sung.step, *paths)

@@ -20,10 +20,12 @@ from modules.data.recordings_report import (
 )
 from modules.errors import UserError
 from modules.files import atomic_path
-from modules.web.page import Page
-from modules.web.texts_prepare import Prepare, Problems
+from modules.web.page import Page, paragraph
 from modules.web.train.steps import check_speaker_name
 
+COLUMNS = (  # of the table; as TABLE_TITLES of the report
+    "speaker", "files", "minutes", "sound", "clips", "f0", "loudness", "silence", "clipped", "snr", "rate",
+)  # fmt: skip
 NAMED_FILES = 3  # of a group of problems; more are counted
 
 
@@ -104,13 +106,13 @@ def show_report(page: Page, path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UserError, UnicodeDecodeError):
-        return f'<p class="bad">{html.escape(path.name)}</p>'
-    when = page.say(Prepare.REPORT_OF, time=time.strftime("%Y-%m-%d %H:%M", time.localtime(written)))
-    return f'<p class="mild">{when}</p>{_table(page, report)}{_problems(page, report)}'
+        return paragraph(html.escape(path.name), "bad")
+    when = page.note("report.of", time=time.strftime("%Y-%m-%d %H:%M", time.localtime(written)))
+    return f'{when}{_table(page, report)}{_problems(page, report)}'
 
 
 def _table(page: Page, report: RecordingsReport) -> str:
-    titles = [html.escape(page.say(title)) for title in Prepare.COLUMNS]
+    titles = [html.escape(page.say(f"report.{column}")) for column in COLUMNS]
     head = "".join(f"<th>{title}</th>" for title in titles)
     rows = ""
     for row in table_rows(report):
@@ -122,17 +124,16 @@ def _table(page: Page, report: RecordingsReport) -> str:
 
 def _problems(page: Page, report: RecordingsReport) -> str:
     lines = [_problem(page, group) for group in problem_groups(report)]
-    lines += [f'<p class="warn">{html.escape(path.name)}: {html.escape(why)}</p>' for path, why in report.left_out]
-    return "".join(lines) or f'<p class="good">{page.say(Prepare.NO_PROBLEMS)}</p>'
+    lines += [paragraph(f"{html.escape(path.name)}: {html.escape(why)}", "warn") for path, why in report.left_out]
+    return "".join(lines) or page.note("report.no-problems", "good")
 
 
 def _problem(page: Page, group: ProblemGroup) -> str:
-    kind = Problems.KINDS[group.kind]
-    text = html.escape(page.say(kind).format(group.details[0]))
+    text = html.escape(page.say(f"problem.{group.kind}").format(group.details[0]))
     look = "bad" if group.kind in UNUSABLE else "warn"
     if not group.files:
-        return f'<p class="{look}"><b>{html.escape(group.speaker)}</b>: {text}</p>'
+        return paragraph(f"<b>{html.escape(group.speaker)}</b>: {text}", look)
     names = ", ".join(html.escape(name) for name in group.files[:NAMED_FILES])
     more = len(group.files) - NAMED_FILES
-    names += f" {page.say(Prepare.MORE_FILES, count=more)}" if more > 0 else ""
-    return f'<p class="{look}"><b>{html.escape(group.speaker)}</b> {names}: {text}</p>'
+    names += f" {page.say('report.more-files', count=more)}" if more > 0 else ""
+    return paragraph(f"<b>{html.escape(group.speaker)}</b> {names}: {text}", look)

@@ -1,4 +1,4 @@
-"""Runs the commands of the prepare tab one after the other, in a process that outlives the page and its server.
+"""Runs the commands of the train tab one after the other, in a process that outlives the page and its server.
 
     python -m modules.web.train.runner < plan.json
 
@@ -48,7 +48,7 @@ class Record(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a keeper is to do.
+    """What the process is to do.
 
     Attributes:
         folder: of the records.
@@ -65,28 +65,28 @@ def main() -> int:
     """Run the plan of the standard input."""
     plan = Plan.model_validate_json(sys.stdin.buffer.read())
     with FileLock(plan.folder / LOCK_NAME, timeout=LOCK_SECONDS):
-        keep(plan)
+        run_plan(plan)
     return EXIT_OK
 
 
-def keep(plan: Plan) -> None:
+def run_plan(plan: Plan) -> None:
     """Run the commands until one fails or a stop is asked for."""
-    asked = Asked(plan.folder / STOP_NAME)
+    stops = StopRequests(plan.folder / STOP_NAME)
     going = True
-    with asked.also_by_signal():
+    with stops.also_by_signal():
         for job in plan.jobs:
             if going:
                 job.started = time.time()
                 job.write(plan.folder)
-                job.code = run(job, plan, asked)
-                going = job.code in (EXIT_OK, EXIT_SOME_FAILED) and not asked.count()
+                job.code = run(job, plan, stops)
+                going = job.code in (EXIT_OK, EXIT_SOME_FAILED) and not stops.count()
             job.ended = time.time()
-            job.stopped = asked.count() > 0
+            job.stopped = stops.count() > 0
             job.write(plan.folder)
 
 
-class Asked:
-    """How often the user has asked to stop, through the file or by a signal to the keeper."""
+class StopRequests:
+    """How often the user has asked to stop, through the file or by a signal to this process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -119,7 +119,7 @@ def read_stops(path: Path) -> int:
         return 0
 
 
-def run(job: Record, plan: Plan, asked: Asked) -> int:
+def run(job: Record, plan: Plan, stops: StopRequests) -> int:
     """Run one command; returns its exit code, or minus the signal that ended it."""
     with (plan.folder / f"{job.step}.log").open("wb") as log:
         try:
@@ -137,7 +137,7 @@ def run(job: Record, plan: Plan, asked: Asked) -> int:
         sent = 0
         while child.poll() is None:
             time.sleep(POLL_SECONDS)
-            while sent < asked.count() and child.poll() is None:
+            while sent < stops.count() and child.poll() is None:
                 sent += 1
                 interrupt(child, kill=sent >= KILL_AT)
         return child.returncode

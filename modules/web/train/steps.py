@@ -1,4 +1,4 @@
-"""The numbered steps as the prepare tab runs them: checked settings into the commands that a user would type."""
+"""The numbered steps as the train tab runs them: checked settings into the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from modules.errors import UserError
 from modules.f0 import PREDICTORS
@@ -27,8 +28,34 @@ SIZES: tuple[Size, ...] = get_args(Size)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _MODEL = re.compile(r"[^\W_][\w.-]{0,63}")  # no path, no hidden folder, no flag
-_CHECKPOINT = re.compile(r"G_(\d+|best)\.pth")
-_DEVICE = re.compile(r"(cpu|mps|cuda(:\d{1,2})?)?")
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a name can be that of a folder in logs/."""
+    return bool(_MODEL.fullmatch(name)) and not name.endswith(".")
+
+
+def check_model_name(name: str) -> str:
+    """The name. Raises UserError where it cannot be that of a folder in logs/."""
+    if not is_model_name(name):
+        fix = "letters, digits, - _ and . are allowed, the first one a letter or digit; at most 64 characters"
+        raise UserError(f"{name!r} cannot be the name of a model", "name of the model", fix)
+    return name
+
+
+def check_speaker_name(name: str) -> str:
+    """The name. Raises UserError where it cannot be that of a folder in dataset_raw/ and an argument of a script."""
+    unusable = set('/\\|<>:"?*') & set(name) or not name.isprintable()
+    if unusable or not name.strip() or name != name.strip() or name[0] in ".-" or name[-1] == "." or len(name) > 64:
+        fix = "use letters, digits, - and _; the best names are short and of A-Z a-z 0-9"
+        raise UserError(f"{name!r} cannot be the name of a speaker", "name of the speaker", fix)
+    return name
+
+
+def _one_of(value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"one of {', '.join(known)}")
+    return value
 
 
 class PrepareSettings(BaseModel):
@@ -36,70 +63,23 @@ class PrepareSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = DEFAULT_MODEL
-    speakers: tuple[str, ...] = ()  # none: all
+    model: Annotated[str, AfterValidator(check_model_name)] = DEFAULT_MODEL
+    speakers: tuple[Annotated[str, AfterValidator(check_speaker_name)], ...] = ()  # none: all
     slice: bool = True
     loudnorm: Loudnorm = "peak"
-    encoder: str = "vec768l12"
+    encoder: Annotated[str, AfterValidator(partial(_one_of, known=tuple(ENCODERS)))] = "vec768l12"
     size: Size = "full"
     vol_aug: bool = False
-    predictor: str = "rmvpe"
-    processes: int = 1  # 0: one a core
-    device: str = ""  # empty: the best there is
+    predictor: Annotated[str, AfterValidator(partial(_one_of, known=tuple(PREDICTORS)))] = "rmvpe"
+    processes: Annotated[int, Field(ge=0, le=256)] = 1  # 0: one a core
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d{1,2})?)?$")] = ""  # empty: the best there is
     use_diff: bool = False
     precision: Precision = "config"
     compile: bool = False
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    checkpoint: str = "G_best.pth"
+    max_steps: Annotated[int, Field(gt=0, lt=1e9)] | None = None
+    max_minutes: Annotated[float, Field(gt=0, lt=1e9)] | None = None
+    checkpoint: Annotated[str, Field(pattern=r"^G_(\d+|best)\.pth$")] = "G_best.pth"
     half: bool = False
-
-    @field_validator("model")
-    @classmethod
-    def _model(cls, value: str) -> str:
-        check_model_name(value)
-        return value
-
-    @field_validator("speakers")
-    @classmethod
-    def _speakers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            check_speaker_name(name)
-        return value
-
-    @field_validator("encoder")
-    @classmethod
-    def _encoder(cls, value: str) -> str:
-        return _one_of(value, list(ENCODERS))
-
-    @field_validator("predictor")
-    @classmethod
-    def _predictor(cls, value: str) -> str:
-        return _one_of(value, list(PREDICTORS))
-
-    @field_validator("device")
-    @classmethod
-    def _device(cls, value: str) -> str:
-        return _matching(value, _DEVICE, "cpu, mps, cuda or cuda:1")
-
-    @field_validator("checkpoint")
-    @classmethod
-    def _checkpoint(cls, value: str) -> str:
-        return _matching(value, _CHECKPOINT, "G_best.pth or G_800.pth")
-
-    @field_validator("processes")
-    @classmethod
-    def _processes(cls, value: int) -> int:
-        if not 0 <= value <= 256:
-            raise ValueError("0 to 256")
-        return value
-
-    @field_validator("max_steps", "max_minutes")
-    @classmethod
-    def _limit(cls, value: float | None) -> float | None:
-        if value is not None and not 0 < value < 1e9:
-            raise ValueError("over 0, or empty for no limit")
-        return value
 
 
 def checked(**values: object) -> PrepareSettings:
@@ -111,38 +91,6 @@ def checked(**values: object) -> PrepareSettings:
         where = ".".join(str(part) for part in first["loc"]) or "settings"
         given = first.get("input")
         raise UserError(f"{given!r} is no value of {where}", where, f"take {first['msg']}") from None
-
-
-def is_model_name(name: str) -> bool:
-    """Whether a name can be that of a folder in logs/."""
-    return bool(_MODEL.fullmatch(name)) and not name.endswith(".")
-
-
-def check_model_name(name: str) -> None:
-    """Raises UserError where a name cannot be that of a folder in logs/."""
-    if not is_model_name(name):
-        fix = "letters, digits, - _ and . are allowed, the first one a letter or digit; at most 64 characters"
-        raise UserError(f"{name!r} cannot be the name of a model", "name of the model", fix)
-
-
-def check_speaker_name(name: str) -> None:
-    """Raises UserError where a name cannot be that of a folder in dataset_raw/ and an argument of a script."""
-    unusable = set('/\\|<>:"?*') & set(name) or not name.isprintable()
-    if unusable or not name.strip() or name != name.strip() or name[0] in ".-" or name[-1] == "." or len(name) > 64:
-        fix = "use letters, digits, - and _; the best names are short and of A-Z a-z 0-9"
-        raise UserError(f"{name!r} cannot be the name of a speaker", "name of the speaker", fix)
-
-
-def _one_of(value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise ValueError(f"one of {', '.join(known)}")
-    return value
-
-
-def _matching(value: str, pattern: re.Pattern[str], example: str) -> str:
-    if not pattern.fullmatch(value):
-        raise ValueError(f"something like {example}")
-    return value
 
 
 @dataclass(frozen=True)
@@ -334,8 +282,8 @@ def arguments(step: str, settings: PrepareSettings) -> list[str]:
     return STEPS[step].arguments(settings, Project(settings.model))
 
 
-def command(step: str, settings: PrepareSettings, code: Path) -> list[str]:
+def command(step: str, settings: PrepareSettings, code_dir: Path) -> list[str]:
     """The command as it is run: this Python, and the script by its whole path."""
     first, *rest = arguments(step, settings)
-    script = first if first == "-m" else str(code / first)
+    script = first if first == "-m" else str(code_dir / first)
     return [sys.executable, script, *rest]

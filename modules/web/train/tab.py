@@ -5,42 +5,37 @@ from __future__ import annotations
 import html
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from modules.errors import UserError
-from modules.web.page import Page
-from modules.web.texts_prepare import Prepare, Steps
+from modules.web.page import QUIET, Page, Updates, Values, paragraph
 from modules.web.train.form import CONFIG_FIELDS, Form, change_config
-from modules.web.train.jobs import PrepareDesk, Status
-from modules.web.train.metrics import SAMPLES, newest, show_curves
+from modules.web.train.jobs import Status
+from modules.web.train.metrics import modified, show_curves
 from modules.web.train.recordings import add_recordings, list_speakers, show_report
 from modules.web.train.runner import KILL_AT, STOP_NAME, read_stops
+from modules.web.train.samples import SAMPLES, Sample
 from modules.web.train.status import newest_log, show_now, show_step, statuses
 from modules.web.train.steps import NUMBERED, STEPS, PrepareSettings, Project, arguments
 
 TICK = 2.0  # seconds
 DOUBLE_CLICK = 4.0  # seconds in which a second stop is taken for the first one
 EXTRAS = ("index", "cluster", "train_diff")
-SHOWN = ("resample", "lists", "features", "train", *EXTRAS, "release")  # steps with a head of their own
-FIELDS = tuple(PrepareSettings.model_fields)
-Seen = dict[str, Any]  # what a page shows already, so that it is not sent again
+SHOWN = (*NUMBERED, *EXTRAS, "release")  # steps with a head of their own
+WATCHED = ("model", "encoder", "predictor", "use_diff")  # fields that what is shown depends on
+STOP_LABELS = ("prepare.stop", "prepare.stop-again", "prepare.stop-kill")  # by how often a stop was asked for
 
 
-def build_prepare_tab(page: Page) -> None:
-    """Add what is in the tab."""
-    PrepareTab(page)
-
-
-class PrepareTab:
+class TrainTab:
     """Components, and what happens when they are touched."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.desk = PrepareDesk.of(page.studio)
+        self.training = page.state.training
         self.form = Form(page)
         self.heads: dict[str, gr.HTML] = {}
         self.commands: dict[str, gr.Textbox] = {}
@@ -50,72 +45,67 @@ class PrepareTab:
         self._add_steps()
         self._add_watch()
         self._add_extras()
-        self.seen = gr.State({})
+        self.seen = gr.State({})  # what the page shows already, so that it is not sent again
         self._connect()
 
-    # What there is
+    # Components
 
     def _add_top(self) -> None:
-        say = self.page.say
+        page = self.page
         with gr.Row(equal_height=False):
-            self.form.fields["model"] = gr.Dropdown(
-                choices=self.desk.models(),
+            self.form.fields["model"] = page.field(
+                gr.Dropdown,
+                "prepare.model",
+                choices=self.training.models(),
                 value=None,
-                label=say(Prepare.MODEL),
-                info=say(Prepare.MODEL_HELP),
                 allow_custom_value=True,
-                elem_id="prepare-model",
                 scale=1,
                 min_width=280,
             )
             with gr.Column(scale=2, min_width=280):
-                self.now = gr.HTML(elem_id="prepare-now")
-                self.stop = gr.Button(say(Prepare.STOP), variant="stop", visible=False, elem_id="prepare-stop")
+                self.now = page.field(gr.HTML, "prepare.now")
+                self.stop = page.field(gr.Button, "prepare.stop", variant="stop", visible=False)
 
     def _add_recordings(self) -> None:
-        say = self.page.say
-        gr.HTML(f"<h3>{say(Prepare.RECORDINGS)}</h3>")
+        page = self.page
+        gr.HTML(f"<h3>{page.say('prepare.recordings')}</h3>")
         with gr.Row(elem_classes="close"):
-            self.form.fields["speakers"] = gr.CheckboxGroup(
-                choices=[], label=say(Prepare.SPEAKERS), info=say(Prepare.SPEAKERS_HELP), elem_id="prepare-speakers"
-            )
-            self.refresh = gr.Button("⟳", elem_id="prepare-refresh", scale=0, min_width=44)
-        self.no_speakers = gr.HTML(elem_id="prepare-no-speakers")
-        with gr.Accordion(say(Prepare.UPLOAD), open=False, elem_id="prepare-upload-group"):
-            self.upload_speaker = gr.Textbox(
-                label=say(Prepare.UPLOAD_SPEAKER),
-                info=say(Prepare.UPLOAD_SPEAKER_HELP),
-                max_length=64,
-                elem_id="prepare-upload-speaker",
-            )
-            self.upload = gr.File(file_count="multiple", label=say(Prepare.UPLOAD_FILES), elem_id="prepare-upload")
-            gr.HTML(f'<p class="mild">{say(Prepare.CONSENT)}</p>')
-            self.add = gr.Button(say(Prepare.UPLOAD_ADD), elem_id="prepare-upload-add")
-            self.added = gr.HTML(elem_id="prepare-upload-result")
-        self.buttons["report"] = gr.Button(say(Prepare.LOOK), elem_id="prepare-run-report")
-        gr.HTML(f'<p class="mild">{say(Prepare.LOOK_HELP)}</p>')
-        self.report = gr.HTML(elem_id="prepare-report")
+            self.form.fields["speakers"] = page.field(gr.CheckboxGroup, "prepare.speakers", choices=[])
+            self.refresh = page.field(gr.Button, "prepare.refresh", value="⟳", scale=0, min_width=44)
+        self.no_speakers = page.field(gr.HTML, "prepare.no-speakers")
+        with page.field(gr.Accordion, "prepare.upload-group", open=False):
+            self.upload_speaker = page.field(gr.Textbox, "prepare.upload-speaker", max_length=64)
+            self.upload = page.field(gr.File, "prepare.upload", file_count="multiple")
+            gr.HTML(page.note("prepare.consent"))
+            self.add = page.field(gr.Button, "prepare.upload-add")
+            self.added = page.field(gr.HTML, "prepare.upload-result")
+        self.buttons["report"] = page.field(gr.Button, "prepare.run-report")
+        gr.HTML(page.note("prepare.run-report.note"))
+        self.report = page.field(gr.HTML, "prepare.report")
 
     def _add_steps(self) -> None:
-        say = self.page.say
-        gr.HTML(f'<h3>{say(Prepare.STEPS)}</h3><p class="mild">{say(Prepare.STEPS_HELP)}</p>')
+        page = self.page
+        gr.HTML(f"<h3>{page.say('prepare.steps')}</h3>{page.note('prepare.steps.note')}")
         self._add_step("resample", self.form.add_resample)
         self._add_step("lists", self.form.add_lists)
         self._add_step("features", self._add_features)
         self._add_step("train", self._add_training)
-        self.run_all = gr.Button(say(Prepare.RUN_ALL), elem_id="prepare-run-all")
-        with gr.Accordion(say(Prepare.LOG_OF), open=False, elem_id="prepare-log-group"):
-            self.log = gr.HTML(elem_id="prepare-log")
+        self.run_all = page.field(gr.Button, "prepare.run-all")
+        with page.field(gr.Accordion, "prepare.log-group", open=False):
+            self.log = page.field(gr.HTML, "prepare.log")
 
     def _add_step(self, step: str, add_fields: Callable[[], None] | None = None) -> None:
-        say = self.page.say
-        with gr.Column(elem_classes="prepare-step", elem_id=f"prepare-step-{step}"):
-            self.heads[step] = gr.HTML(f"<h4>{say(Steps.TITLES[step])}</h4>", elem_id=f"prepare-head-{step}")
+        page = self.page
+        with page.field(gr.Column, f"prepare.step-{step}", elem_classes="prepare-step"):
+            title = f"<h4>{page.say(f'step.{step}')}</h4>"
+            self.heads[step] = page.field(gr.HTML, f"prepare.head-{step}", value=title)
             if add_fields is not None:
                 add_fields()
             with gr.Row(elem_classes="close"):
-                self.commands[step] = gr.Textbox(
-                    label=say(Prepare.COMMAND),
+                self.commands[step] = page.field(
+                    gr.Textbox,
+                    f"prepare.command-{step}",
+                    "prepare.command",
                     interactive=False,
                     lines=1,
                     max_lines=6,
@@ -123,281 +113,268 @@ class PrepareTab:
                     scale=5,
                     min_width=280,
                     elem_classes="prepare-command",
-                    elem_id=f"prepare-command-{step}",
                 )
-                self.buttons[step] = gr.Button(
-                    say(Prepare.RUN), variant="primary", elem_id=f"prepare-run-{step}", scale=1, min_width=100
+                self.buttons[step] = page.field(
+                    gr.Button, f"prepare.run-{step}", "prepare.run", variant="primary", scale=1, min_width=100
                 )
 
     def _add_features(self) -> None:
+        page = self.page
         self.form.add_features()
         with gr.Row(elem_classes="close"):
-            self.weights = gr.HTML(elem_id="prepare-weights")
-            self.buttons["weights"] = gr.Button(
-                self.page.say(Prepare.FETCH), elem_id="prepare-run-weights", scale=0, min_width=120, visible=False
+            self.weights = page.field(gr.HTML, "prepare.weights")
+            self.buttons["weights"] = page.field(
+                gr.Button, "prepare.run-weights", scale=0, min_width=120, visible=False
             )
 
     def _add_training(self) -> None:
+        page = self.page
         self.form.add_training()
-        say = self.page.say
-        with gr.Accordion(say(Prepare.CONFIG, path="config.json"), open=False, elem_id="prepare-config-group"):
-            self.config_note = gr.HTML(elem_id="prepare-config-note")
+        title = page.say("prepare.config", path="config.json")
+        with page.field(gr.Accordion, "prepare.config-group", label=title, open=False):
+            self.config_note = page.field(gr.HTML, "prepare.config-note")
             self.form.add_config()
-            self.save_config = gr.Button(say(Prepare.SAVE), elem_id="prepare-config-save")
+            self.save_config = page.field(gr.Button, "prepare.config-save")
 
     def _add_watch(self) -> None:
-        say = self.page.say
-        gr.HTML(f"<h3>{say(Prepare.WATCH)}</h3>")
-        self.curves = gr.HTML(elem_id="prepare-curves")
-        self.listen = gr.Button(say(Prepare.LISTEN), elem_id="prepare-listen")
-        gr.HTML(f'<p class="mild">{say(Prepare.LISTEN_HELP)}</p>')
-        self.players: list[gr.Audio] = []
+        page = self.page
+        gr.HTML(f"<h3>{page.say('prepare.watch')}</h3>")
+        self.curves = page.field(gr.HTML, "prepare.curves")
+        self.listen = page.field(gr.Button, "prepare.listen")
+        gr.HTML(page.note("prepare.listen.note"))
+        player: dict[str, Any] = {"visible": False, "interactive": False, "buttons": ["download"], "min_width": 240}
+        self.players: list[tuple[gr.Audio, gr.Audio]] = []  # (recording, model)
         for number in range(SAMPLES):
             with gr.Row():
-                for side in ("recording", "model"):
-                    self.players.append(
-                        gr.Audio(
-                            visible=False,
-                            interactive=False,
-                            buttons=["download"],
-                            min_width=240,
-                            elem_id=f"prepare-{side}-{number}",
-                        )
-                    )
+                recording = page.field(gr.Audio, f"prepare.recording-{number}", **player)
+                self.players.append((recording, page.field(gr.Audio, f"prepare.model-{number}", **player)))
 
     def _add_extras(self) -> None:
-        gr.HTML(f"<h3>{self.page.say(Prepare.EXTRAS)}</h3>")
+        gr.HTML(f"<h3>{self.page.say('prepare.extras')}</h3>")
         self._add_step("release", self.form.add_release)
         for step in EXTRAS:
             self._add_step(step)
 
-    # What happens
+    # Events
 
     def _connect(self) -> None:
         page, fields = self.page, self.form.fields
-        self.inputs = [fields[name] for name in FIELDS]
-        quiet: dict[str, Any] = {"show_progress": "hidden"}
+        inputs = {*fields.values()}
         live = [
             self.now, self.stop, self.report, self.curves, self.log, self.weights, self.buttons["weights"],
             *(self.heads[step] for step in SHOWN), fields["checkpoint"], self.config_note,
             *self.form.config_fields.values(), self.seen,
         ]  # fmt: skip
-        self.live_count = len(live)
-        watched = [fields[name] for name in ("model", "encoder", "predictor", "use_diff")]
+        watched = {*(fields[name] for name in WATCHED), self.seen}
+        filled = [*(component for name, component in fields.items() if name != "model"), self.no_speakers]
 
-        form = [fields[name] for name in FIELDS if name != "model"]
-        filled = [*form, self.no_speakers]
-        page.blocks.load(page.guarded(self._begin), None, fields["model"], **quiet)
-        fields["model"].change(page.guarded(self._refill), fields["model"], filled, **quiet).then(
-            page.guarded(self._tick), [*watched, self.seen], live, **quiet
+        page.blocks.load(page.guarded(self._begin), None, fields["model"], **QUIET)
+        fields["model"].change(page.guarded(self._refill), fields["model"], filled, **QUIET).then(
+            page.guarded(self._tick), watched, live, **QUIET
         )
-        gr.Timer(TICK).tick(
-            page.guarded(self._tick), [*watched, self.seen], live, queue=False, trigger_mode="once", **quiet
-        )
+        gr.Timer(TICK).tick(page.guarded(self._tick), watched, live, queue=False, trigger_mode="once", **QUIET)
         gr.on(
-            [component.change for component in self.inputs],
+            [component.change for component in fields.values()],
             page.guarded(self._show_commands),
-            self.inputs,
-            list(self.commands.values()),
+            inputs,
+            [*self.commands.values()],
             queue=False,
-            **quiet,
+            **QUIET,
         )
-        self.refresh.click(page.guarded(self._list_speakers), None, [fields["speakers"], self.no_speakers], **quiet)
+        self.refresh.click(page.guarded(self._list_speakers), None, [fields["speakers"], self.no_speakers], **QUIET)
         self.add.click(
             page.guarded(self._add_uploads),
             [self.upload_speaker, self.upload, fields["speakers"]],
             [fields["speakers"], self.no_speakers, self.added, self.upload],
         )
         for step, button in self.buttons.items():
-            button.click(page.guarded(self._runner(step)), [*self.inputs, self.seen], live, **quiet)
-        self.run_all.click(page.guarded(self._runner(*NUMBERED)), [*self.inputs, self.seen], live, **quiet)
-        self.stop.click(page.guarded(self._stop), [*watched, self.seen], live, **quiet)
-        self.save_config.click(
-            page.guarded(self._save_config), [fields["model"], *self.form.config_fields.values()], None, **quiet
-        )
-        self.listen.click(page.guarded(self._listen), fields["model"], self.players)
+            button.click(page.guarded(self._runner(step)), {*inputs, self.seen}, live, **QUIET)
+        self.run_all.click(page.guarded(self._runner(*NUMBERED)), {*inputs, self.seen}, live, **QUIET)
+        self.stop.click(page.guarded(self._stop), watched, live, **QUIET)
+        figures = {fields["model"], *self.form.config_fields.values()}
+        self.save_config.click(page.guarded(self._save_config), figures, None, **QUIET)
+        players = [player for pair in self.players for player in pair]
+        self.listen.click(page.guarded(self._listen), fields["model"], players)
 
     def _begin(self) -> Any:
-        return gr.update(choices=self.desk.models(), value=self.desk.first_model())
+        return gr.update(choices=self.training.models(), value=self.training.first_model())
 
-    def _refill(self, model: str) -> list[Any]:
+    def _refill(self, model: str) -> Updates:
         """The form as it was when the model was last worked on."""
-        speakers = list_speakers(self.desk.raw)
-        values = self.form.updates(self.desk.settings((model or "").strip()), speakers)
-        updates = [
-            self._speaker_update(speakers, values[name]) if name == "speakers" else values[name]
-            for name in FIELDS
-            if name != "model"
-        ]
-        return [*updates, self._speaker_note(speakers)]
+        speakers = list_speakers(self.training.raw)
+        settings = self.training.settings((model or "").strip())
+        updates = {
+            component: getattr(settings, name) for name, component in self.form.fields.items() if name != "model"
+        }
+        return {**updates, **self._speaker_updates(speakers, self.form.chosen_speakers(settings, speakers))}
 
-    def _speaker_update(self, speakers: dict[str, int], chosen: list[str]) -> Any:
+    def _speaker_updates(self, speakers: dict[str, int], chosen: list[str]) -> Updates:
         say = self.page.say
-        labels = [(say(Prepare.SPEAKER_FILES, name=name, count=count), name) for name, count in speakers.items()]
-        return gr.update(choices=labels, value=chosen)
+        labels = [(say("prepare.speaker-files", name=name, count=count), name) for name, count in speakers.items()]
+        return {
+            self.form.fields["speakers"]: gr.update(choices=labels, value=chosen),
+            self.no_speakers: "" if speakers else self.page.note("prepare.no-recordings", "warn"),
+        }
 
-    def _speaker_note(self, speakers: dict[str, int]) -> str:
-        return "" if speakers else f'<p class="warn">{self.page.say(Prepare.NO_SPEAKERS)}</p>'
-
-    def _list_speakers(self) -> tuple[Any, str]:
-        speakers = list_speakers(self.desk.raw)
-        return self._speaker_update(speakers, list(speakers)), self._speaker_note(speakers)
+    def _list_speakers(self) -> Updates:
+        speakers = list_speakers(self.training.raw)
+        return self._speaker_updates(speakers, list(speakers))
 
     def _add_uploads(
         self, speaker: str, files: list[str] | None, chosen: list[str], request: gr.Request
-    ) -> tuple[Any, ...]:
+    ) -> Updates:
+        say = self.page.say
         if not files:
-            raise UserError("no files are chosen", self.page.say(Prepare.UPLOAD_FILES), "choose recordings first")
+            raise UserError("no files are chosen", say("prepare.upload"), "choose recordings first")
         name = (speaker or "").strip()
-        done = add_recordings(self.desk.raw, name, [Path(file) for file in files], self.page.studio.scratch)
+        uploads = self.page.state.folders.scratch_dir
+        done = add_recordings(self.training.raw, name, [Path(file) for file in files], uploads)
         if done.refused:
             self.page.warn(f"not audio: {', '.join(done.refused)}")
-        say = self.page.say
-        text = say(Prepare.UPLOADED, count=done.added, speaker=html.escape(name))
-        text += f" {say(Prepare.UPLOAD_SAME, count=done.same)}" if done.same else ""
-        speakers = list_speakers(self.desk.raw)
+        text = say("prepare.uploaded", count=done.added, speaker=name)
+        text += f" {say('prepare.upload-same', count=done.same)}" if done.same else ""
+        speakers = list_speakers(self.training.raw)
         kept = [known for known in speakers if known in (chosen or []) or known == name]
-        return (
-            self._speaker_update(speakers, kept),
-            self._speaker_note(speakers),
-            f'<p class="good">{text}</p>',
-            None,
-        )
+        return {
+            **self._speaker_updates(speakers, kept),
+            self.added: paragraph(html.escape(text), "good"),
+            self.upload: None,
+        }
 
-    def _settings(self, values: tuple[Any, ...]) -> PrepareSettings:
-        return self.form.settings(dict(zip(FIELDS, values, strict=True)), list_speakers(self.desk.raw))
+    def _settings(self, values: Values) -> PrepareSettings:
+        return self.form.settings(self.form.read(values), list_speakers(self.training.raw))
 
-    def _show_commands(self, *values: Any) -> list[Any]:
+    def _show_commands(self, values: Values) -> Updates:
         try:
             settings = self._settings(values)
         except UserError:  # while a field is being typed
-            return [gr.skip() for _ in self.commands]
-        return [f"python {shlex.join(arguments(step, settings))}" for step in self.commands]
+            return {component: gr.skip() for component in self.commands.values()}
+        return {
+            component: f"python {shlex.join(arguments(step, settings))}" for step, component in self.commands.items()
+        }
 
-    def _runner(self, *steps: str) -> Callable[..., list[Any]]:
-        def run_steps(*values: Any) -> list[Any]:
-            *fields, seen = values
-            settings = self._settings(tuple(fields))
-            if steps[0] in ("report", "resample") and not dict(zip(FIELDS, fields, strict=True))["speakers"]:
+    def _runner(self, *steps: str) -> Callable[[Values], Updates]:
+        def run_steps(values: Values) -> Updates:
+            settings = self._settings(values)
+            if steps[0] in ("report", "resample") and not values[self.form.fields["speakers"]]:
                 raise UserError("no speaker is chosen", "dataset_raw/", "choose one, or upload recordings first")
-            self.desk.start(settings, steps)
-            return self._live(settings.model, settings.encoder, settings.predictor, settings.use_diff, seen)
+            self.training.start(settings, steps)
+            return self._live(values)
 
         return run_steps
 
-    def _stop(self, model: str, encoder: str, predictor: str, use_diff: bool, seen: Seen) -> list[Any]:
-        name = (model or "").strip()
-        asked = self.desk.jobs.folder(name) / STOP_NAME
+    def _model(self, values: Values) -> str:
+        return (values[self.form.fields["model"]] or "").strip()
+
+    def _stop(self, values: Values) -> Updates:
+        model = self._model(values)
+        asked = self.training.jobs.folder(model) / STOP_NAME
         again_at_once = read_stops(asked) and time.time() - _time_of(asked) < DOUBLE_CLICK
-        count = 1 if again_at_once else self.desk.jobs.stop(name)  # a double click must not lose what is trained
+        count = 1 if again_at_once else self.training.jobs.stop(model)  # a double click must not lose what is trained
         if count == 1:
-            gr.Info(self.page.say(Prepare.STOP_ASKED))
+            gr.Info(self.page.say("prepare.stop-asked"))
         elif not count:
-            gr.Info(self.page.say(Prepare.NOTHING_TO_STOP))
-        return self._live(model, encoder, predictor, use_diff, seen)
+            gr.Info(self.page.say("prepare.nothing-to-stop"))
+        return self._live(values)
 
-    def _tick(self, model: str, encoder: str, predictor: str, use_diff: bool, seen: Seen) -> list[Any]:
+    def _tick(self, values: Values) -> Updates:
         try:
-            return self._live(model, encoder, predictor, use_diff, seen)
+            return self._live(values)
         except UserError:  # a name is being typed that is none yet
-            return [gr.skip()] * self.live_count
+            return {self.seen: gr.skip()}
 
-    def _live(self, model: str, encoder: str, predictor: str, use_diff: bool, seen: Seen) -> list[Any]:
+    def _live(self, values: Values) -> Updates:
         """All that changes by itself, what is on the page already left out."""
-        model = (model or "").strip()
-        desk, page = self.desk, self.page
-        logs = desk.logs(model)
-        states = statuses(desk, model)
-        fresh: Seen = {}
+        page, training, model = self.page, self.training, self._model(values)
+        seen, fresh, updates = values[self.seen], {}, {}
 
-        def once(name: str, value: Any, make: Callable[[Any], Any] = lambda value: value) -> Any:
-            """``make(value)``, or nothing where the page shows ``value`` already."""
-            fresh[name] = value
-            return gr.skip() if seen.get(name, _NOTHING) == value else make(value)
+        def show(component: Any, value: Any, make: Callable[[Any], Any] = lambda value: value) -> None:
+            """Update a component by ``make(value)``, unless the page shows ``value`` already."""
+            fresh[component.elem_id] = value
+            if seen.get(component.elem_id, _NOTHING) != value:
+                updates[component] = make(value)
 
-        report = desk.home / Project(model).report
-        there, missing, size = desk.missing_weights(encoder, predictor, use_diff)
-        config_path = desk.config_path(model)
-        config_time = config_path.stat().st_mtime if config_path.is_file() else 0.0
-        config_new = seen.get("config") != [model, config_time]
-        fresh["config"] = [model, config_time]
-        values: list[Any] = [
-            once("now", show_now(page, desk, model, states)),
-            once("stop", self._stop_state(model, states), self._stop_button),
-            once("report", [model, _time_of(report)], lambda _: show_report(page, report)),
-            once("curves", [model, *newest(logs)], lambda _: show_curves(page, logs)),
-            once("log", self._log(model, states)),
-            once("weights", self._weights_note(there, missing, size)),
-            once("fetch", bool(missing), lambda visible: gr.update(visible=visible)),
-            *(once(f"head {step}", show_step(page, desk, model, step, states)) for step in SHOWN),
-            once("checkpoints", self._checkpoints(model), lambda names: gr.update(choices=names)),
-        ]
-        values += self._config_values(model) if config_new else [gr.skip()] * (1 + len(CONFIG_FIELDS))
-        return [*values, fresh]
+        logs, states = training.logs(model), statuses(training, model)
+        report = training.folders.work_dir / Project(model).report
+        encoder, predictor, use_diff = (values[self.form.fields[name]] for name in WATCHED[1:])
+        there, missing, size = training.missing_weights(encoder, predictor, use_diff)
+        show(self.now, show_now(page, training, model, states))
+        show(self.stop, self._stop_state(model, states), self._stop_button)
+        show(self.report, [model, _time_of(report)], lambda _: show_report(page, report))
+        show(self.curves, [model, *modified(logs)], lambda _: show_curves(page, logs))
+        show(self.log, self._log(model, states))
+        show(self.weights, self._weights_note(there, missing, size))
+        show(self.buttons["weights"], bool(missing), lambda visible: gr.update(visible=visible))
+        for step in SHOWN:
+            show(self.heads[step], show_step(page, training, model, step, states))
+        show(self.form.fields["checkpoint"], self._checkpoints(model), lambda names: gr.update(choices=names))
+        config_written = [model, _time_of(training.config_path(model))]
+        if seen.get("config") != config_written:
+            updates |= self._config_updates(model)
+        fresh["config"] = config_written
+        return {**updates, self.seen: fresh}
 
-    def _config_values(self, model: str) -> list[Any]:
+    def _config_updates(self, model: str) -> Updates:
         """The note above the fields of the config, and what is in them."""
-        path = html.escape(str(Project(model).config))
         try:
-            config = self.desk.config(model)
+            config = self.training.config(model)
         except UserError as error:
-            return [f'<p class="bad">{self.page.describe(error)}</p>', *self.form.config_values(None)]
-        text = self.page.say(Prepare.CONFIG, path=path) if config else self.page.say(Prepare.CONFIG_MISSING)
-        return [f'<p class="mild">{text}</p>', *self.form.config_values(config)]
+            note = paragraph(self.page.describe(error), "bad")
+            return {self.config_note: note, **self.form.config_updates(None)}
+        known = self.page.note("prepare.config", path=Project(model).config)
+        note = known if config else self.page.note("prepare.config-missing")
+        return {self.config_note: note, **self.form.config_updates(config)}
 
     def _stop_state(self, model: str, states: dict[str, Status]) -> int | None:
         """How often a stop was asked for; None where nothing runs."""
         if not any(status.going for status in states.values()):
             return None
-        return read_stops(self.desk.jobs.folder(model) / STOP_NAME)
+        return read_stops(self.training.jobs.folder(model) / STOP_NAME)
 
     def _stop_button(self, asked: int | None) -> Any:
-        labels = (Prepare.STOP, Prepare.STOP_AGAIN, Prepare.STOP_KILL)
-        text = self.page.say(labels[min(asked or 0, KILL_AT - 1)])
+        text = self.page.say(STOP_LABELS[min(asked or 0, KILL_AT - 1)])
         return gr.update(visible=asked is not None, value=text)
 
     def _log(self, model: str, states: dict[str, Status]) -> str:
-        step, lines = newest_log(self.desk, model, states)
-        title = f"<b>{self.page.say(Steps.TITLES[step])}</b>" if step else ""
-        text = html.escape("\n".join(lines)) if lines else self.page.say(Prepare.NO_LOG)
+        step, lines = newest_log(self.training, model, states)
+        title = f"<b>{self.page.say(f'step.{step}')}</b>" if step else ""
+        text = html.escape("\n".join(lines)) if lines else self.page.say("prepare.no-log")
         return f"{title}<pre>{text}</pre>"
 
     def _weights_note(self, there: list[str], missing: list[str], size: int) -> str:
-        say = self.page.say
         if missing:
-            return f'<p class="warn">{say(Prepare.WEIGHTS_MISSING, names=", ".join(missing), size=size)}</p>'
-        return f'<p class="good">{say(Prepare.WEIGHTS_THERE, names=", ".join(there))}</p>' if there else ""
+            return self.page.note("prepare.weights-missing", "warn", names=", ".join(missing), size=size)
+        return self.page.note("prepare.weights-there", "good", names=", ".join(there)) if there else ""
 
     def _checkpoints(self, model: str) -> list[str]:
-        found = [path.name for path in self.desk.logs(model).glob("G_*.pth") if path.stem != "G_0"]
+        found = [path.name for path in self.training.logs(model).glob("G_*.pth") if path.stem != "G_0"]
         steps = sorted((name for name in found if name[2:-4].isdigit()), key=lambda name: -int(name[2:-4]))
         return [*(["G_best.pth"] if "G_best.pth" in found or not found else []), *steps]
 
-    def _save_config(self, model: str, *values: Any) -> None:
-        model = (model or "").strip()
-        config = self.desk.config(model)
+    def _save_config(self, values: Values) -> None:
+        model = self._model(values)
+        config = self.training.config(model)
         if config is None:
-            raise UserError("there is no config yet", Project(model).config, self.page.say(Prepare.CONFIG_MISSING))
-        change_config(config, dict(zip(CONFIG_FIELDS, values, strict=True))).save(self.desk.config_path(model))
-        gr.Info(self.page.say(Prepare.SAVED, path=Project(model).config))
+            raise UserError("there is no config yet", Project(model).config, self.page.say("prepare.config-missing"))
+        figures = {name: values[self.form.config_fields[name]] for name in CONFIG_FIELDS}
+        change_config(config, figures).save(self.training.config_path(model))
+        gr.Info(self.page.say("prepare.config-saved", path=Project(model).config))
 
-    def _listen(self, model: str, request: gr.Request) -> list[Any]:
-        logs = self.desk.logs((model or "").strip())
-        heard = self.desk.ear.listen(logs, self.page.session(request).folder) if logs.is_dir() else []
-        if not heard:
-            gr.Info(self.page.say(Prepare.NOTHING_TO_HEAR))
-        return list(self._player_updates(heard))
+    def _listen(self, model: str, request: gr.Request) -> Updates:
+        logs = self.training.logs((model or "").strip())
+        samples = self.training.samples.newest(logs, self.page.session(request).folder) if logs.is_dir() else []
+        if not samples:
+            gr.Info(self.page.say("prepare.no-samples"))
+        return self._player_updates(samples)
 
-    def _player_updates(self, heard: list[Any]) -> Iterator[Any]:
+    def _player_updates(self, samples: Sequence[Sample]) -> Updates:
         say = self.page.say
-        for number in range(SAMPLES):
-            if number >= len(heard):
-                yield from (gr.update(visible=False, value=None),) * 2
-                continue
-            pair = heard[number]
-            recorded, sung = say(Prepare.RECORDED, number=number + 1), say(Prepare.SUNG, step=pair.step)
-            yield gr.update(visible=True, value=str(pair.recorded), label=recorded)
-            yield gr.update(visible=True, value=str(pair.sung), label=sung)
+        updates: Updates = {player: gr.update(visible=False, value=None) for pair in self.players for player in pair}
+        for number, (sample, (recording, model)) in enumerate(zip(samples, self.players, strict=False), 1):
+            recorded, sung = say("prepare.recorded", number=number), say("prepare.sung", step=sample.step)
+            updates[recording] = gr.update(visible=True, value=str(sample.recorded), label=recorded)
+            updates[model] = gr.update(visible=True, value=str(sample.sung), label=sung)
+        return updates
 
 
 _NOTHING = object()
