@@ -1,4 +1,4 @@
-"""What a page has chosen, loaded and converted, without a word about its looks."""
+"""What a page has chosen, loaded and converted, apart from how it is shown."""
 
 from __future__ import annotations
 

@@ -79,9 +79,7 @@ class ConvertTab:
         gr.HTML(f"<h3>{page.say('convert.settings')}</h3>")
         with gr.Row():
             options = {name: add_control(page, name) for name in UPPERMOST}
-            self.format = page.field(
-                gr.Dropdown, "convert.format", choices=list(WAV_FORMATS), value=WAV_FORMATS[0]
-            )
+            self.format = page.field(gr.Dropdown, "convert.format", choices=list(WAV_FORMATS), value=WAV_FORMATS[0])
         for title, names in (("convert.sound", SOUND), ("convert.pitch", PITCH), ("convert.cutting", CUTTING)):
             with page.field(gr.Accordion, f"convert.{names[0]}-group", label=page.say(title), open=False), gr.Row():
                 for name in names:

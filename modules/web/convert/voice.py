@@ -32,9 +32,7 @@ class VoiceBox:
         self.speaker = page.field(gr.Dropdown, "convert.speaker", choices=[])
         self.problems = page.field(gr.HTML, "convert.problems")
         with page.field(gr.Accordion, "convert.upload-group", open=False):
-            upload = page.field(
-                gr.File, "convert.upload", file_count="multiple", file_types=UPLOADS, show_label=False
-            )
+            upload = page.field(gr.File, "convert.upload", file_count="multiple", file_types=UPLOADS, show_label=False)
             gr.HTML(page.note("convert.upload.note"))
         with page.field(gr.Accordion, "convert.more", open=False):
             self._add_more()

@@ -165,9 +165,7 @@ def command_text(arguments: Sequence[str | Path], work_dir: Path) -> str:
     return shlex.join(["python", *words])
 
 
-def run_script(
-    session: Session, arguments: Sequence[str | Path], extra: Sequence[str | Path] = ()
-) -> Iterator[str]:
+def run_script(session: Session, arguments: Sequence[str | Path], extra: Sequence[str | Path] = ()) -> Iterator[str]:
     """Run ``python`` with the arguments in the user's folder; yields its lines. It ends with the page.
 
     Args:

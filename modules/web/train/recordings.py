@@ -108,7 +108,7 @@ def show_report(page: Page, path: Path) -> str:
     except (OSError, UserError, UnicodeDecodeError):
         return paragraph(html.escape(path.name), "bad")
     when = page.note("report.of", time=time.strftime("%Y-%m-%d %H:%M", time.localtime(written)))
-    return f'{when}{_table(page, report)}{_problems(page, report)}'
+    return f"{when}{_table(page, report)}{_problems(page, report)}"
 
 
 def _table(page: Page, report: RecordingsReport) -> str:

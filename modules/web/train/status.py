@@ -32,7 +32,7 @@ def show_now(page: Page, training: TrainingState, model: str, states: Mapping[st
     state = page.say(f"state.{running.state}")
     return (
         f'<div class="prepare-now"><p><b>{title}</b> — {state}</p>{_bar(page, running)}'
-        f'{page.note("prepare.lives-on")}</div>{elsewhere}'
+        f"{page.note('prepare.lives-on')}</div>{elsewhere}"
     )
 
 
@@ -70,7 +70,7 @@ def show_step(page: Page, training: TrainingState, model: str, step: str, states
 def _state(page: Page, training: TrainingState, model: str, status: Status, states: Mapping[str, Status]) -> str:
     text = page.say(f"state.{status.state}")
     if status.state in ("running", "stopping"):
-        return f'{paragraph(text)}{_bar(page, status)}'
+        return f"{paragraph(text)}{_bar(page, status)}"
     if status.ended is not None and status.started is not None:
         text += f" · {time.strftime('%Y-%m-%d %H:%M', time.localtime(status.ended))}"
         text += f" · {format_seconds(status.ended - status.started)}"

@@ -220,9 +220,7 @@ class TrainTab:
         speakers = list_speakers(self.training.raw)
         return self._speaker_updates(speakers, list(speakers))
 
-    def _add_uploads(
-        self, speaker: str, files: list[str] | None, chosen: list[str], request: gr.Request
-    ) -> Updates:
+    def _add_uploads(self, speaker: str, files: list[str] | None, chosen: list[str], request: gr.Request) -> Updates:
         say = self.page.say
         if not files:
             raise UserError("no files are chosen", say("prepare.upload"), "choose recordings first")
