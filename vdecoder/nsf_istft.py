@@ -115,6 +115,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T] -> [B, C, T]."""
+        # LayerNorm and the pointwise layers want channels last: [B, T, C] between the two transposes.
         branch = self.norm(self.frames(x).transpose(1, 2))
         branch = self.narrow(F.gelu(self.widen(branch))) * self.scale
         return x + branch.transpose(1, 2)
