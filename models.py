@@ -223,10 +223,10 @@ class SynthesizerTrn(nn.Module):
                 or [B, T, S].
             volume: RMS [B, T], for models with volume embedding.
             noise_scale: of the prior's standard deviation.
-            predict_f0: replace f0 by what the model itself would sing; ignored where it cannot.
+            predict_f0: replace f0 by what the model itself predicts; ignored where it cannot.
             seed: every row draws from a generator of its own with this seed, so that it sounds as it would alone.
             lengths: frames of each row, int64 [B], where rows are padded at their ends; None: all have T. The last
-                few frames before the padding hear it in the decoder's convolutions.
+                few frames before the padding see it through the decoder's convolutions.
 
         Returns:
             Audio [B, 1, T * hop_length], and the f0 that was used, [B, T].
@@ -351,7 +351,7 @@ class MultiPeriodDiscriminator(nn.Module):
         )
 
     def forward(self, *audio: Tensor) -> tuple[DiscriminatorOutput, ...]:
-        """Judge one or more batches [B, 1, T] of equal length in one pass; one output for each.
+        """Score one or more batches [B, 1, T] of equal length in one pass; one output for each.
 
         One pass over real and generated audio serves both sides' losses: each backward names its own parameters.
         """
@@ -390,7 +390,7 @@ class _Discriminator(nn.Module):
 
 
 class ScaleDiscriminator(_Discriminator):
-    """Judges the waveform with strided, grouped convolutions (Kumar et al., "MelGAN", 2019)."""
+    """Scores the waveform with strided, grouped convolutions (Kumar et al., "MelGAN", 2019)."""
 
     def __init__(self, use_spectral_norm: bool = False, width: float = 1.0) -> None:
         super().__init__()
@@ -405,7 +405,7 @@ class ScaleDiscriminator(_Discriminator):
 
 
 class PeriodDiscriminator(_Discriminator):
-    """Judges every ``period``-th sample: the waveform folded to [T / period, period]."""
+    """Scores every ``period``-th sample: the waveform folded to [T / period, period]."""
 
     def __init__(self, period: int, use_spectral_norm: bool = False, width: float = 1.0) -> None:
         super().__init__()

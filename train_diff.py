@@ -1,4 +1,4 @@
-"""Step 4, optional: train the diffusion model that refines what train.py's model sings, or sings alone.
+"""Step 4, optional: train the diffusion model that refines what train.py's model converts, or converts alone.
 
     python train_diff.py -c configs/diffusion.yaml
     torchrun --nproc_per_node=4 train_diff.py -c configs/diffusion.yaml

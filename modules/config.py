@@ -91,7 +91,7 @@ class ModelSection(Section):
     upsample_kernel_sizes: list[int] = [16, 16, 4, 4, 4]
     n_layers_q: Positive = 3
     n_layers_trans_flow: Positive = 3
-    n_flow_layer: Positive = 4
+    n_flow_layer: Positive = 4  # couplings of a transformer flow; else layers of the WaveNet in each of four couplings
     use_spectral_norm: bool = False
     gin_channels: Positive = 768
     ssl_dim: Positive = 768

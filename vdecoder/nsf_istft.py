@@ -1,4 +1,4 @@
-"""A source-filter decoder in the short-time spectrum, for voices that are trained and sung without a GPU.
+"""A source-filter decoder in the short-time spectrum, for voices that are trained and converted without a GPU.
 
 Pulses at f0 and white noise go through filters that change from frame to frame, as in DDSP (Engel et al., 2020); the
 filters come from ConvNeXt blocks and the spectrum goes back to audio by an inverse STFT, as in Vocos (Siuzdak, 2023).

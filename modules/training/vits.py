@@ -205,10 +205,10 @@ def forward_losses(
     disc = gen = fm = torch.zeros((), device=generated.device)
     if discriminator is not None:
         with precision.autocast():
-            judged_real, judged_generated = discriminator(real, generated)
-        disc = discriminator_loss(judged_real.scores, judged_generated.scores)
-        gen = generator_loss(judged_generated.scores)
-        fm = feature_loss(judged_real.features, judged_generated.features)
+            of_real, of_generated = discriminator(real, generated)
+        disc = discriminator_loss(of_real.scores, of_generated.scores)
+        gen = generator_loss(of_generated.scores)
+        fm = feature_loss(of_real.features, of_generated.features)
     losses = Losses(
         disc=disc,
         gen=gen,
