@@ -6,7 +6,6 @@ G_<step>.pth and D_<step>.pth; modules/training/resume.py knows which of a folde
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
