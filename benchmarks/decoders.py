@@ -23,7 +23,7 @@ from modules.config import ModelSection, load_config
 from modules.devices import pick_device
 from modules.nn.noise import Noise
 from modules.nn.weight_norm import fold_weight_norm
-from vdecoder import get_vocoder
+from vdecoder import DecoderSizes, get_vocoder
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "configs_template"
 RATE = 44100
@@ -41,17 +41,8 @@ def configs() -> dict[str, ModelSection]:
 def make_decoder(model: ModelSection, device: torch.device) -> nn.Module:
     """With random weights."""
     torch.manual_seed(0)
-    return get_vocoder(model.vocoder_name)(
-        model.inter_channels,
-        model.resblock,
-        model.resblock_kernel_sizes,
-        model.resblock_dilation_sizes,
-        model.upsample_rates,
-        model.upsample_initial_channel,
-        model.upsample_kernel_sizes,
-        model.gin_channels,
-        RATE,
-    ).to(device)
+    shared = {name: getattr(model, name) for name in DecoderSizes._fields if name != "sampling_rate"}
+    return get_vocoder(model.vocoder_name)(DecoderSizes(**shared, sampling_rate=RATE)).to(device)
 
 
 def make_work(model: ModelSection, rows: int, frames: int, device: torch.device, learn: bool) -> Callable[[], None]:
