@@ -49,7 +49,11 @@ class SynthesizerOutput(NamedTuple):
 
 
 class SynthesizerTrn(nn.Module):
-    """Speech units, f0 and a speaker to audio.
+    """Speech units, f0 and a speaker to audio: VITS (figure 1 of the paper) with frames of units in place of text.
+
+    Since the units come frame by frame, there are no durations to align. In training, the posterior encoder reads the
+    spectrogram into latents z, from which the decoder makes audio, and the flow brings z to z_p, which the prior
+    encoder has to foresee from units and f0. At inference z_p is drawn from the prior and the flow runs backwards.
 
     Args:
         spec_channels: bins of the linear spectrogram.
@@ -171,6 +175,7 @@ class SynthesizerTrn(nn.Module):
         speaker = self.speaker_condition(g)
         mask = sequence_mask(c_lengths, c.shape[2])[:, None].to(f0.dtype)
         x = self.embed(c, uv, volume, mask)
+        # The contour is squeezed or widened at random: the f0 decoder learns to set the range by the speaker.
         if self.f0_decoder is not None:
             low, high = F0_SCALE_RANGE
             scale = noise.uniform((len(f0), 1)) * (high - low) + low
@@ -185,6 +190,7 @@ class SynthesizerTrn(nn.Module):
         m_q, logs_q = self.enc_q(spec, spec_mask, speaker)
         z = sample(m_q, logs_q, noise.normal(tuple(m_q.shape))) * spec_mask
         z_p = self.flow(z, spec_mask, speaker)
+        # The decoder takes most of the memory, so it is trained on short segments, as in VITS.
         starts = random_starts(spec_lengths, self.segment_frames, generator)
         audio = self.dec(
             slice_segments(z, starts, self.segment_frames),
@@ -217,10 +223,10 @@ class SynthesizerTrn(nn.Module):
                 or [B, T, S].
             volume: RMS [B, T], for models with volume embedding.
             noise_scale: of the prior's standard deviation.
-            predict_f0: replace f0 by what the model itself would sing; ignored where it cannot.
+            predict_f0: replace f0 by what the model itself predicts; ignored where it cannot.
             seed: every row draws from a generator of its own with this seed, so that it sounds as it would alone.
             lengths: frames of each row, int64 [B], where rows are padded at their ends; None: all have T. The last
-                few frames before the padding hear it in the decoder's convolutions.
+                few frames before the padding see it through the decoder's convolutions.
 
         Returns:
             Audio [B, 1, T * hop_length], and the f0 that was used, [B, T].
@@ -260,7 +266,10 @@ class SynthesizerTrn(nn.Module):
 
 
 class PriorEncoder(nn.Module):
-    """What the units and the pitch say about the latents: mean and log standard deviation of each frame."""
+    """What the units and the pitch say about the latents: mean and log standard deviation of each frame.
+
+    The text encoder of VITS, with its relative positions within four frames; the pitch comes as mel-spaced bins.
+    """
 
     def __init__(self, inter_channels: int, sizes: TransformerSizes) -> None:
         super().__init__()
@@ -275,7 +284,7 @@ class PriorEncoder(nn.Module):
 
 
 class PosteriorEncoder(nn.Module):
-    """What the spectrogram says about the latents."""
+    """What the spectrogram says about the latents: the non-causal WaveNet of VITS; only training needs it."""
 
     def __init__(
         self, spec_channels: int, inter_channels: int, hidden_channels: int, gin_channels: int, depthwise: bool
@@ -286,7 +295,7 @@ class PosteriorEncoder(nn.Module):
         self.proj = nn.Conv1d(hidden_channels, 2 * inter_channels, 1)
 
     def forward(self, spec: Tensor, mask: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """spec [B, bins, T] -> mean and log standard deviation, each [B, inter, T]."""
+        """spec [B, bins, T], mask [B, 1, T], g [B, gin, 1] -> mean and log standard deviation, each [B, inter, T]."""
         x = self.enc(masked(self.pre(spec), mask), mask, g)
         return statistics(masked(self.proj(x), mask))
 
@@ -304,7 +313,10 @@ class F0Decoder(nn.Module):
         self.cond = nn.Conv1d(gin_channels, channels, 1)
 
     def forward(self, x: Tensor, norm_lf0: Tensor, mask: Tensor | None, g: Tensor) -> Tensor:
-        """Log f0 [B, 1, T] in fp32. No gradient goes back to x and g."""
+        """x [B, hidden, T], norm_lf0 [B, 1, T], g [B, gin, 1 or T] -> log f0 [B, 1, T] in fp32.
+
+        No gradient goes back to x and g: predicting the pitch must not bend what the audio is made from.
+        """
         x = x.detach() + self.cond(g.detach()) + self.f0_prenet(norm_lf0)
         x = masked(self.prenet(x), mask)
         return masked(self.proj(self.decoder(x, mask)), mask).float()
@@ -318,7 +330,9 @@ class DiscriminatorOutput(NamedTuple):
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """One discriminator over the waveform and five over it folded at prime periods (HiFi-GAN).
+    """One discriminator over the waveform and five over it folded at prime periods.
+
+    Kong et al., "HiFi-GAN", 2020, section 2.3; of its three scales only the first is kept, as in VITS.
 
     Args:
         use_spectral_norm: spectral norm instead of weight norm.
@@ -337,7 +351,7 @@ class MultiPeriodDiscriminator(nn.Module):
         )
 
     def forward(self, *audio: Tensor) -> tuple[DiscriminatorOutput, ...]:
-        """Judge one or more batches [B, 1, T] of equal length in one pass; one output for each.
+        """Score one or more batches [B, 1, T] of equal length in one pass; one output for each.
 
         One pass over real and generated audio serves both sides' losses: each backward names its own parameters.
         """
@@ -376,7 +390,7 @@ class _Discriminator(nn.Module):
 
 
 class ScaleDiscriminator(_Discriminator):
-    """Judges the waveform with strided, grouped convolutions."""
+    """Scores the waveform with strided, grouped convolutions (Kumar et al., "MelGAN", 2019)."""
 
     def __init__(self, use_spectral_norm: bool = False, width: float = 1.0) -> None:
         super().__init__()
@@ -391,7 +405,7 @@ class ScaleDiscriminator(_Discriminator):
 
 
 class PeriodDiscriminator(_Discriminator):
-    """Judges every ``period``-th sample: the waveform folded to [T / period, period]."""
+    """Scores every ``period``-th sample: the waveform folded to [T / period, period]."""
 
     def __init__(self, period: int, use_spectral_norm: bool = False, width: float = 1.0) -> None:
         super().__init__()
@@ -406,6 +420,7 @@ class PeriodDiscriminator(_Discriminator):
         self.conv_post = conv(channels[-1], 1, (3, 1), padding=(1, 0))
 
     def fold(self, x: Tensor) -> Tensor:
+        """[B, 1, T] -> [B, 1, ceil(T / period), period], mirrored at its end where a row would not be full."""
         b, c, t = x.shape
         missing = -t % self.period
         if missing:

@@ -15,7 +15,6 @@ from modules.options import add_arguments, from_namespace
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Write a model as ONNX graphs.")
     add_arguments(parser, ExportOptions)
     return parser

@@ -17,7 +17,6 @@ TEMPLATES = Path(__file__).resolve().parent / "configs_template"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Split the clips into training and validation and write the configs.")
     add_arguments(parser, ListOptions)
     return parser

@@ -13,7 +13,6 @@ from pretrain import AllowDownload
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Make the features of every clip; what is there and current stays as it is.")
     add_arguments(parser, FeatureOptions)
     parser.add_argument("--download", action=AllowDownload)

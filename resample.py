@@ -12,7 +12,6 @@ from modules.options import add_arguments, from_namespace
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Trim, level and resample the recordings of every speaker; any audio format, any channels.")
     add_arguments(parser, ResampleOptions)
     return parser

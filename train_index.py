@@ -12,7 +12,6 @@ from modules.options import add_arguments, from_namespace
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Build the feature index of every speaker, for --feature_retrieval.")
     add_arguments(parser, IndexOptions)
     return parser

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import best_of
-from modules.audio.io import load_audio
+from modules.audio import load_audio
 from modules.audio.resample import SPEECH_RATE
 from tests import encoder_files as files
 from vencoder import ENCODERS, get_encoder
@@ -55,7 +55,6 @@ class Row:
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(ENCODERS), help="encoders; all by default")
     parser.add_argument("--audio", type=Path, help="a recording instead of LibriSpeech's reader 1688")

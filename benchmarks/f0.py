@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import best_of, timed
-from modules.audio.io import load_audio
+from modules.audio import load_audio
 from modules.devices import pick_device
 from modules.f0 import PREDICTORS, F0Contour, get_predictor
 from modules.f0.neural import NEIGHBOURS, local_average_f0

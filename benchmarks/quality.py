@@ -59,7 +59,7 @@ def measure_from_args(args: argparse.Namespace) -> int:
     if bool(args.sources) == (args.pairs is not None):
         fix = "give --sources to convert them, or --pairs to judge what is converted"
         raise UserError("nothing to measure" if args.pairs is None else "two things to measure", "--sources", fix)
-    from modules.quality.command import measure
+    from modules.quality import measure
     shifts = [_parsed(parse_shift, text, "--trans", "give semitones or auto") for text in args.trans]
     return measure(
         from_namespace(

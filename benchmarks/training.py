@@ -70,21 +70,21 @@ def plain_step(networks: Networks, batch: Batch, config: Config, freeze: bool) -
     )
     real_mel = slice_segments(mel_of_spec(batch.spec, config.data), out.ids_slice, segment)
     real = slice_segments(batch.audio, out.ids_slice * hop, segment * hop)
-    (judged_real,) = discriminator(real)
-    (judged_fake,) = discriminator(out.audio.detach())
-    loss = discriminator_loss(judged_real.scores, judged_fake.scores)
-    _ = [score.float().square().mean().item() for score in (*judged_real.scores, *judged_fake.scores)]
+    (of_real,) = discriminator(real)
+    (of_fake,) = discriminator(out.audio.detach())
+    loss = discriminator_loss(of_real.scores, of_fake.scores)
+    _ = [score.float().square().mean().item() for score in (*of_real.scores, *of_fake.scores)]
     networks.optimizer_d.zero_grad()
     loss.backward()
     read_norms(discriminator)
     networks.optimizer_d.step()
 
     discriminator.requires_grad_(not freeze)
-    (judged_real,), (judged_fake,) = discriminator(real), discriminator(out.audio)
+    (of_real,), (of_fake,) = discriminator(real), discriminator(out.audio)
     discriminator.requires_grad_(True)
     loss = (
-        generator_loss(judged_fake.scores)
-        + feature_loss(judged_real.features, judged_fake.features)
+        generator_loss(of_fake.scores)
+        + feature_loss(of_real.features, of_fake.features)
         + config.train.c_mel * F.l1_loss(real_mel, mel_of_audio(out.audio[:, 0], config.data))
         + config.train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.spec_mask)
         + F.mse_loss(out.pred_lf0, out.lf0)

@@ -18,7 +18,6 @@ N_CENTRES = 10_000
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Find the k-means centres of every speaker's units, for --cluster_infer_ratio.")
     add_arguments(parser, ClusterOptions)
     return parser

@@ -1,12 +1,11 @@
 """Every read and write of weights: safe (nothing from a file is ever run) and atomic.
 
 Training checkpoints are dicts with the keys model, iteration (epoch), optimizer and learning_rate, named
-G_<step>.pth and D_<step>.pth. Anything else in the folder, such as a released G_800_release.pth, is not one.
+G_<step>.pth and D_<step>.pth; modules/training/resume.py knows which of a folder are.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,37 +181,3 @@ def model_state(checkpoint: Any, source: object) -> dict[str, Tensor]:
         raise UserError("the file holds no model weights", source, "give a G_<step>.pth or a released model")
     # "module." is what parallel wrappers put in front of every key
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def training_checkpoints(model_dir: str | Path, letter: str) -> dict[int, Path]:
-    """Training checkpoints of ``letter`` (G or D) by step; released and other files are not among them.
-
-    The base model of step 0 may be a .safetensors file too; a .pth goes before it.
-    """
-    pattern = re.compile(rf"{letter}_(\d+(?=\.pth)|0(?=\.safetensors))\.\w+")
-    paths = sorted(Path(model_dir).glob(f"{letter}_*"), key=lambda path: path.suffix, reverse=True)  # .pth last
-    found = {int(match.group(1)): path for path in paths if (match := pattern.fullmatch(path.name))}
-    return dict(sorted(found.items()))
-
-
-def latest_pair(model_dir: str | Path) -> tuple[int, Path, Path] | None:
-    """Step, generator and discriminator of the newest step for which both files are there."""
-    generators, discriminators = (training_checkpoints(model_dir, letter) for letter in "GD")
-    steps = sorted(generators.keys() & discriminators.keys())
-    return (steps[-1], generators[steps[-1]], discriminators[steps[-1]]) if steps else None
-
-
-def clean(model_dir: str | Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` training pairs; 0 keeps all, and G_0 and D_0 always stay.
-
-    A lone D is left by a run that was killed between its two writes, and goes too. A lone G was put there by
-    somebody, and stays.
-    """
-    if keep == 0:
-        return
-    generators, discriminators = (training_checkpoints(model_dir, letter) for letter in "GD")
-    pairs = sorted(generators.keys() & discriminators.keys() - {0})
-    for step in pairs[:-keep]:
-        generators[step].unlink(missing_ok=True)
-    for step in discriminators.keys() - {0, *pairs[-keep:]}:
-        discriminators[step].unlink(missing_ok=True)

@@ -101,7 +101,7 @@ class ModelSection(Section):
     upsample_kernel_sizes: Sizes = [16, 16, 4, 4, 4]
     n_layers_q: Count = 3
     n_layers_trans_flow: Count = 3
-    n_flow_layer: Count = 4
+    n_flow_layer: Count = 4  # couplings of a transformer flow; else layers of the WaveNet in each of four couplings
     use_spectral_norm: Switch = False
     gin_channels: Size = 768
     ssl_dim: Size = 768

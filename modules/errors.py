@@ -20,10 +20,10 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, where: object = "", fix: str = "") -> None:
-        super().__init__(what, where, fix)
         self.what = printable(what)
         self.where = printable(where)
         self.fix = printable(fix)
+        super().__init__(self.what, self.where, self.fix)  # the arguments that an unpickled copy is made from
 
     def __str__(self) -> str:
         lines = [self.what]

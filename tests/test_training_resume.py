@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from modules import checkpoint
 from modules.config import Config
-from modules.training.checkpoints import load_optimizer
 from modules.training.distributed import Ranks
+from modules.training.resume import load_optimizer
 from modules.training.vits import build_networks
 from tests.parity import fill
 
@@ -90,12 +90,12 @@ def test_every_moment_reaches_its_own_parameter(
     write_pair(tmp_path, config, manifest, order)
     networks, progress, notes = build_networks(config, CPU, tmp_path)
     assert (progress.step, progress.epoch, notes) == (800, 3, ["resuming from step 800"])
-    for player in networks.players:
-        for name, parameter in player.module.named_parameters():
+    for network in networks.pair:
+        for name, parameter in network.module.named_parameters():
             for kind in ("exp_avg", "exp_avg_sq"):
-                got = player.optimizer.state[parameter][kind]
-                assert torch.equal(got, moment(kind, name, parameter.shape)), (player.letter, name, kind)
-        assert player.optimizer.param_groups[0]["fused"] is True
+                got = network.optimizer.state[parameter][kind]
+                assert torch.equal(got, moment(kind, name, parameter.shape)), (network.name, name, kind)
+        assert network.optimizer.param_groups[0]["fused"] is True
 
 
 def test_step_counts_lie_where_a_fused_step_needs_them() -> None:

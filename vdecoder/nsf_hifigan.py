@@ -1,4 +1,9 @@
-"""NSF-HiFiGAN, the synthesiser's decoder: HiFi-GAN (Kong et al., 2020) with an excitation added at every stage."""
+"""NSF-HiFiGAN, the synthesiser's decoder: HiFi-GAN with the excitation of a neural source-filter model.
+
+Kong et al., "HiFi-GAN", 2020, section 2.2: transposed convolutions, each followed by residual blocks of several kernel
+sizes whose outputs are averaged. Wang et al., "Neural source-filter waveform models", 2019: harmonics of f0, here
+brought to the rate of every stage and added there, so that the pitch is given and not learned.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +28,10 @@ BF16_CHANNELS = 32
 
 
 class NSFHiFiGAN(nn.Module):
-    """Latents and f0 to audio."""
+    """Latents [B, inter, T] and f0 [B, T] to audio [B, 1, T * hop_length].
+
+    What variants change are the hooks ``make_source``, ``make_block``, ``activate`` and ``activate_last``.
+    """
 
     def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
@@ -40,6 +48,7 @@ class NSFHiFiGAN(nn.Module):
         for i, (rate, kernel_size) in enumerate(zip(rates, sizes.upsample_kernel_sizes, strict=True)):
             overlap = kernel_size - rate
             before, channels = self.stage_channels[i : i + 2]
+            # Padding up to half the overlap gives ``rate`` samples for one, also where the overlap is odd.
             self.ups.append(
                 WeightNormConvTranspose1d(before, channels, kernel_size, rate, (overlap + 1) // 2, overlap % 2)
             )
@@ -69,7 +78,7 @@ class NSFHiFiGAN(nn.Module):
             g: speaker condition [B, gin, 1] or [B, gin, T]; None where the decoder has none.
             noise: start phases and noise of the excitation.
         """
-        dtype = next(self.conv_post.parameters()).dtype
+        dtype = next(self.conv_post.parameters()).dtype  # of the main path; wide blocks alone may have another
         excitation = self.m_source(f0, noise).transpose(1, 2).to(dtype)
         x = self.conv_pre(x.to(dtype))
         if g is not None:
@@ -105,7 +114,7 @@ def fitting(x: Tensor, conv: nn.Module) -> Tensor:
 
 
 def excitation_conv(channels: int, stride: int) -> nn.Conv1d:
-    """Brings the excitation to the rate of a stage, ``stride`` samples to one."""
+    """[B, 1, T * stride] -> [B, channels, T]: brings the excitation to the rate of a stage."""
     if stride == 1:
         return nn.Conv1d(1, channels, 1)
     return nn.Conv1d(1, channels, 2 * stride, stride, padding=(stride + 1) // 2)

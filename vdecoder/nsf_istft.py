@@ -1,4 +1,4 @@
-"""A source-filter decoder in the short-time spectrum, for voices that are trained and sung without a GPU.
+"""A source-filter decoder in the short-time spectrum, for voices that are trained and converted without a GPU.
 
 Pulses at f0 and white noise go through filters that change from frame to frame, as in DDSP (Engel et al., 2020); the
 filters come from ConvNeXt blocks and the spectrum goes back to audio by an inverse STFT, as in Vocos (Siuzdak, 2023).
@@ -115,6 +115,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T] -> [B, C, T]."""
+        # LayerNorm and the pointwise layers want channels last: [B, T, C] between the two transposes.
         branch = self.norm(self.frames(x).transpose(1, 2))
         branch = self.narrow(F.gelu(self.widen(branch))) * self.scale
         return x + branch.transpose(1, 2)

@@ -1,4 +1,7 @@
-"""NSF-HiFiGAN with anti-aliased snake activations in place of the leaky ReLUs."""
+"""NSF-HiFiGAN with the anti-aliased snake activations of BigVGAN (Lee et al., 2023) in place of the leaky ReLUs.
+
+A periodic activation fits periodic signals also beyond the pitches of the training set (Ziyin et al., 2020).
+"""
 
 from __future__ import annotations
 

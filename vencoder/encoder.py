@@ -35,7 +35,7 @@ class SpeechEncoder(ABC):
 
     A subclass prepares a clip once (``prepare``) and encodes frame ranges of it (``encode_windows``). Clips
     over 30 s are cut into overlapped windows of one length and cross-faded in the middle of each overlap, where
-    both windows have heard ``overlap / 2`` frames beyond the joint.
+    both windows have seen ``overlap / 2`` frames beyond the joint.
 
     Attributes:
         width: channels of the units.
@@ -110,7 +110,7 @@ def plan_windows(frames: int, longest: int, overlap: int, shortest: int = SHORTE
     """Ranges of one length that cover ``frames``: one, or as few as can be of up to ``longest`` frames.
 
     They share at least ``overlap`` frames, and are no longer than that takes, but ``shortest`` where there are
-    several: what a window hears tells in its units, and the shorter it is, the more they differ from one pass.
+    several: what a window sees shapes its units, and the shorter it is, the more they differ from one pass.
     """
     if frames <= longest:
         return [(0, frames)]

@@ -1,4 +1,4 @@
-"""How a listener would rate the sound."""
+"""How people would rate the sound."""
 
 from __future__ import annotations
 

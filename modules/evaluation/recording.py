@@ -53,6 +53,11 @@ class Recording:
         """f0 by ``predictor``, a frame each HOP samples."""
         return self.remember(f"f0/{id(predictor)}", lambda: predictor(self.audio))
 
+    def pitch(self, predictor: F0Predictor) -> float:
+        """The middle of the voiced f0 in Hz; 0 where nothing is voiced."""
+        contour = self.contour(predictor)
+        return median_pitch(contour.f0, contour.uv)
+
     def remember(self, key: str, compute: Callable[[], T]) -> T:
         """The value under ``key``, computed the first time it is asked for."""
         if key not in self._memo:

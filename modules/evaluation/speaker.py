@@ -40,7 +40,7 @@ class SpeakerSimilarity(Metric):
         if not list(tools.voices.files):
             raise NotMeasured("give recordings of the speakers: --voices FOLDER or --voice NAME=FOLDER")
         try:
-            self.encoder = Ge2eEncoder.load(tools.device, tools.pretrain_dir)
+            self.encoder = Ge2eEncoder.load(device=tools.device, pretrain_dir=tools.pretrain_dir)
         except UserError as error:
             raise NotMeasured(f"{error.what}; {error.fix}") from None
         self._vectors: dict[str, list[np.ndarray]] = {}

@@ -15,7 +15,7 @@ from modules.cli import BatchReport
 from modules.errors import UserError
 from modules.evaluation.base import Pair
 from modules.evaluation.melody import choose_semitones
-from modules.evaluation.recording import RATE, Encode, Recording, median_pitch
+from modules.evaluation.recording import RATE, Encode, Recording
 from modules.evaluation.voices import Voices, find_audio
 from modules.f0 import F0Predictor
 from modules.inference.names import free_path, result_name
@@ -119,5 +119,4 @@ def choose_shift(source: Path, target: str, voices: Voices, predictor: F0Predict
     usual = voices.usual_pitch(target, predictor)
     if not usual:
         return 0.0
-    contour = Recording.load(source).contour(predictor)
-    return float(choose_semitones(median_pitch(contour.f0, contour.uv), usual))
+    return float(choose_semitones(Recording.load(source).pitch(predictor), usual))
