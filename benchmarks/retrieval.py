@@ -55,7 +55,7 @@ def main() -> None:
         start = time.perf_counter()
         blended = index.blend(units, 0.5)
         middle = time.perf_counter()
-        c = stretch_units(torch.from_numpy(blended.T.copy()), frames, "nearest")[None]
+        c = torch.from_numpy(stretch_units(blended.T, frames, "nearest"))[None]
         model.infer(c, torch.full((1, frames), 220.0), torch.ones(1, frames), torch.zeros(1, dtype=torch.long))
         spent["retrieval"] += middle - start
         spent["generator"] += time.perf_counter() - middle
