@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def export_model(args: argparse.Namespace) -> int:
     """Export the generator and the parts that were asked for."""
-    from modules.onnx.exporter import Exporter
+    from modules.onnx.export.exporter import Exporter
 
     wanted = dict.fromkeys(PARTS[:-1] if "all" in args.parts else args.parts)
     exporter = Exporter(args.root, args.model_name, args.pretrain, args.half)

@@ -96,3 +96,17 @@ def test_unknown_mode_and_missing_frames_are_refused() -> None:
         stretch_units(np.zeros((1, 3)), 5, "cubic")
     with pytest.raises(ValueError, match="no frames"):
         stretch_units(np.zeros((1, 0)), 5, "left")
+
+
+def test_stretching_and_volume_do_in_numpy_what_torch_does() -> None:
+    rng = np.random.default_rng(0)
+    for source, target in [(50, 86), (149, 259), (7, 5), (1, 9), (100, 100), (333, 574)]:
+        units = rng.standard_normal((3, source)).astype(np.float32)
+        for mode in ("nearest", "linear"):
+            expected = torch.nn.functional.interpolate(torch.from_numpy(units)[None], size=target, mode=mode)[0].numpy()
+            got = stretch_units(units, target, mode)
+            assert np.array_equal(got, expected) if mode == "nearest" else np.abs(got - expected).max() < 1e-6
+    audio = torch.from_numpy(rng.standard_normal(5000).astype(np.float32))
+    padded = torch.nn.functional.pad(audio[None], (256, 256), mode="reflect")[0, : 9 * 512]
+    expected = padded.square().unflatten(0, (9, 512)).mean(1).sqrt().numpy()
+    assert np.abs(volume(audio.numpy(), 512) - expected).max() < 1e-6
