@@ -14,7 +14,7 @@ from modules.inference.options import InferenceOptions
 Reader = Callable[[int, int], np.ndarray]  # samples [start, stop) of a padded piece
 
 WINDOW_SECONDS = 20.0  # predictors that are networks need memory for what they see at once
-CONTEXT_SECONDS = 1.0  # path finders need to hear what comes before and after
+CONTEXT_SECONDS = 1.0  # Viterbi paths depend on what comes before and after
 
 
 @dataclass

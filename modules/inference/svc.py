@@ -321,7 +321,7 @@ class Svc:
         return windows.plan_windows(padded.n_frames, hop, rate, loudness, contour.f0, contour.uv, self.window_seconds)
 
     def _who(self, job: _Job, first: int, n_frames: int) -> int | np.ndarray:
-        """Who sings: one speaker, or the shares of all at each frame of the song's own time line."""
+        """The id of the speaker, or the weights of all at each frame of the song's own time line."""
         if not isinstance(job.speaker, SpeakerMix):
             return job.speaker
         middle = first + (np.arange(n_frames) + 0.5) * self._voice().hop_length

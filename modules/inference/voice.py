@@ -209,7 +209,7 @@ N = TypeVar("N", bound=Network)
 
 @dataclass
 class BaseVoice(ABC, Generic[N]):
-    """A speech encoder, the network that sings its units, and what refines the audio of that.
+    """A speech encoder, the network that makes audio of its units, and what refines that audio.
 
     Attributes:
         load_blender: gets the file that units are blended from, when one is first asked for.
@@ -252,7 +252,7 @@ class BaseVoice(ABC, Generic[N]):
         return self.encoder.encode(resample(audio, self.sample_rate, ENCODER_RATE))
 
     def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray:
-        """Sing a window of a song in the other voice, float32 [T * hop_length]."""
+        """A window of a song in the other voice, float32 [T * hop_length]."""
         units = self.stretch(self.units(window, options), len(window.f0))
         audio, f0 = self._infer(units, window, options)
         if options.second_encoding:
@@ -406,7 +406,7 @@ class ShallowDiffusion:
 
 
 class Enhancer:
-    """The audio of a network sung once more by the stand-alone NSF-HiFiGAN.
+    """The audio of a network synthesised anew by the stand-alone NSF-HiFiGAN.
 
     A vocoder knows a range of notes. With an adaptive key the audio is brought down by so many semitones before and up
     again after, by playing it at another rate, so that high notes come into the range (DDSP-SVC's enhancer).

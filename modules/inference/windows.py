@@ -201,7 +201,7 @@ def plan_windows(
     """Windows over a padded piece; a single one where it is short enough.
 
     Joints lie at quiet and unvoiced places as far as there are any. Where a joint has to be in a note, the next
-    window begins a whole number of its periods after the one before, so that both sing in phase.
+    window begins a whole number of its periods after the one before, so that both are in phase.
 
     Args:
         loudness_db: [n_frames] RMS of the frames in dB.
@@ -275,7 +275,7 @@ class WindowInput:
         audio: float32 [n] at the model's rate; a little longer than the frames where the song's grid ends.
         f0: [T] Hz, transposed.
         uv: [T] 1 voiced, 0 not.
-        speaker: the id of the one who sings, or the shares of all, float32 [T, speakers].
+        speaker: an id, or the weights of all speakers, float32 [T, speakers].
     """
 
     audio: np.ndarray
