@@ -178,8 +178,8 @@ def test_every_sampler_gives_the_mel_of_torch(
     config = load_diffusion_config(folder / "diffusion.yaml")
     model = build_unit2mel(config).eval()
     model.load_state_dict(torch.load(folder / "diffusion.pt")["model"])
-    engine = OnnxMelModel.load(folder, Manifest.load(folder), "--shallow_diffusion", "cpu")
-    engine = replace(engine, facts=replace(engine.facts, method=method))
+    engine = OnnxMelModel(folder, Manifest.load(folder), "--shallow_diffusion", "cpu")
+    engine.facts = replace(engine.facts, method=method)
     rng = np.random.default_rng(1)
     mel = rng.uniform(-10, 0, (70, 128)).astype(np.float32)
     condition = condition_of(model, rng)
@@ -333,7 +333,7 @@ def test_parts_of_another_model_are_refused(folder: Path, tmp_path: Path) -> Non
     values["facts"]["vocoder"]["hop_length"] = 256
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match="hop of 256"):
-        OnnxVocoder.load(copy, Manifest.load(copy), "--enhance", "cpu")
+        OnnxVocoder(copy, Manifest.load(copy), "--enhance", "cpu")
     np.savez(copy / "kmeans.npz", alice=np.zeros((3, 8), np.float32))
     with pytest.raises(UserError, match="8 channels"):
         CentreBlender(copy / "kmeans.npz", {"alice": 0}).blend(np.zeros((2, WIDTH), np.float32), 0, 0.5)

@@ -52,37 +52,19 @@ class TorchEncoder:
         return self.encoder.encode(torch.from_numpy(audio))[0].T.float().cpu().numpy()
 
 
-@dataclass
 class TorchGenerator:
-    """A synthesiser, prepared for inference, see modules.inference.voice.Generator."""
+    """A synthesiser, see modules.inference.voice.Generator.
 
-    config: Config
-    model: models.SynthesizerTrn
-    device: torch.device
+    Args:
+        model: prepared for inference on ``device``.
+    """
 
-    @property
-    def sample_rate(self) -> int:
-        return self.config.data.sampling_rate
-
-    @property
-    def hop_length(self) -> int:
-        return self.config.data.hop_length
-
-    @property
-    def speakers(self) -> dict[str, int]:
-        return dict(self.config.spk)
-
-    @property
-    def n_speakers(self) -> int:
-        return self.config.model.n_speakers
-
-    @property
-    def unit_mode(self) -> str:
-        return self.config.data.unit_interpolate_mode
-
-    @property
-    def takes_volume(self) -> bool:
-        return self.config.model.vol_embedding
+    def __init__(self, config: Config, model: models.SynthesizerTrn, device: torch.device) -> None:
+        self.config, self.model, self.device = config, model, device
+        self.sample_rate, self.hop_length = config.data.sampling_rate, config.data.hop_length
+        self.speakers, self.n_speakers = dict(config.spk), config.model.n_speakers
+        self.unit_mode: str = config.data.unit_interpolate_mode
+        self.takes_volume = config.model.vol_embedding
 
     def check_f0_decoder(self) -> None:
         """All that there is of it lies in the model."""
@@ -114,15 +96,12 @@ class TorchGenerator:
         return audio[0, 0].float().cpu().numpy(), used_f0[0].cpu().numpy()
 
 
-@dataclass
 class TorchVocoder:
     """A stand-alone vocoder, see modules.inference.voice.Vocoder."""
 
-    vocoder: MelVocoder
-
-    @property
-    def sample_rate(self) -> int:
-        return self.vocoder.config.sampling_rate
+    def __init__(self, vocoder: MelVocoder) -> None:
+        self.vocoder = vocoder
+        self.sample_rate = vocoder.config.sampling_rate
 
     def resample(self, audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
         """Audio [ceil(n * to_rate / from_rate)] of audio [n]."""
@@ -141,41 +120,15 @@ class TorchVocoder:
         return audio[0, 0].float().cpu().numpy()
 
 
-@dataclass
 class TorchMelModel:
-    """A diffusion model with its config and its vocoder, on one device; see modules.inference.voice.MelModel."""
+    """A diffusion model and its vocoder on one device, see modules.inference.voice.MelModel."""
 
-    config: DiffusionConfig
-    model: Unit2Mel
-    vocoder: MelVocoder
-
-    @property
-    def sample_rate(self) -> int:
-        return self.config.data.sampling_rate
-
-    @property
-    def hop_length(self) -> int:
-        return self.config.data.block_size
-
-    @property
-    def speakers(self) -> dict[str, int]:
-        return dict(self.config.spk)
-
-    @property
-    def n_speakers(self) -> int:
-        return self.config.model.n_spk
-
-    @property
-    def unit_mode(self) -> str:
-        return self.config.data.unit_interpolate_mode
-
-    @property
-    def timesteps(self) -> int:
-        return self.model.timesteps
-
-    @property
-    def k_step_max(self) -> int:
-        return self.model.k_step_max
+    def __init__(self, config: DiffusionConfig, model: Unit2Mel, vocoder: MelVocoder) -> None:
+        self.config, self.model, self.vocoder = config, model, vocoder
+        self.sample_rate, self.hop_length = config.data.sampling_rate, config.data.block_size
+        self.speakers, self.n_speakers = dict(config.spk), config.model.n_spk
+        self.unit_mode: str = config.data.unit_interpolate_mode
+        self.timesteps, self.k_step_max = model.timesteps, model.k_step_max
 
     def infer(
         self,
@@ -272,10 +225,7 @@ class TorchNetworks:
         forget_convolution_lengths()
         self.options, self.pretrain_dir = options, pretrain_dir
         self.torch_device = pick_device(options.device)
-
-    @property
-    def device(self) -> str:
-        return str(self.torch_device)
+        self.device = str(self.torch_device)
 
     def load_generator(self) -> tuple[TorchEncoder, TorchGenerator]:
         """The model and the encoder of its config."""

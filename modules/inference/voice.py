@@ -38,34 +38,31 @@ class Encoder(Protocol):
 
 
 class Network(Protocol):
-    """A network that makes the audio of a voice."""
+    """A network that makes the audio of a voice.
 
-    @property
-    def sample_rate(self) -> int:
-        """Hz, of input windows and output."""
+    Attributes:
+        sample_rate: Hz, of input windows and output.
+        hop_length: samples a frame.
+        speakers: name -> id.
+        n_speakers: rows of the speaker embedding.
+        unit_mode: how units are stretched to the frames of f0, see stretch_units.
+    """
 
-    @property
-    def hop_length(self) -> int:
-        """Samples a frame."""
-
-    @property
-    def speakers(self) -> dict[str, int]:
-        """Name -> id."""
-
-    @property
-    def n_speakers(self) -> int:
-        """Rows of the speaker embedding."""
-
-    @property
-    def unit_mode(self) -> str:
-        """How units are stretched to the frames of f0, see stretch_units."""
+    sample_rate: int
+    hop_length: int
+    speakers: dict[str, int]
+    n_speakers: int
+    unit_mode: str
 
 
 class Generator(Network, Protocol):
-    """Units and f0 to audio: the synthesiser."""
+    """Units and f0 to audio: the synthesiser.
 
-    @property
-    def takes_volume(self) -> bool: ...
+    Attributes:
+        takes_volume: whether it needs the volume of each frame.
+    """
+
+    takes_volume: bool
 
     def check_f0_decoder(self) -> None:
         """Refuse to predict f0 where a part for it is missing. A model that cannot keeps the f0 it is given."""
@@ -99,15 +96,13 @@ class MelModel(Network, Protocol):
 
     They are one, because the vocoder goes on drawing from the random numbers of the mel, and so that a mel does not
     leave the device.
+
+    Attributes:
+        timesteps, k_step_max: length of the diffusion chain, and how many steps of it were trained.
     """
 
-    @property
-    def timesteps(self) -> int:
-        """Length of the diffusion chain."""
-
-    @property
-    def k_step_max(self) -> int:
-        """Steps of it that were trained."""
+    timesteps: int
+    k_step_max: int
 
     def infer(
         self,
@@ -135,10 +130,9 @@ class MelModel(Network, Protocol):
 
 
 class Vocoder(Protocol):
-    """Audio to mel and mel to audio."""
+    """Audio to mel and mel to audio at ``sample_rate`` Hz."""
 
-    @property
-    def sample_rate(self) -> int: ...
+    sample_rate: int
 
     def resample(self, audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
         """Audio [n] at another rate, of about n * to_rate / from_rate samples."""
@@ -158,14 +152,15 @@ class UnitBlender(Protocol):
 
 
 class Networks(Protocol):
-    """Loads the networks of one model and checks that they fit together. Each method raises UserError."""
+    """Loads the networks of one model and checks that they fit together. Each method raises UserError.
 
-    @property
-    def device(self) -> str: ...
+    Attributes:
+        device: where f0 predictors run.
+        watches_range: whether songs can be looked through for notes outside the range of the f0 predictor.
+    """
 
-    @property
-    def watches_range(self) -> bool:
-        """Whether songs can be looked through for notes outside the range of the f0 predictor."""
+    device: str
+    watches_range: bool
 
     def load_generator(self) -> tuple[Encoder, Generator]:
         """The generator and the encoder that it was trained with."""

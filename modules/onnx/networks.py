@@ -6,7 +6,7 @@ The noise schedule and the samplers of the diffusion are those of diffusion/, ru
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -56,45 +56,20 @@ class OnnxEncoder:
         return self.session(source=padded[None, None])[0]
 
 
-@dataclass
 class OnnxGenerator:
-    """A synthesiser, see modules.onnx.export.generator; and modules.inference.voice.Generator for its methods."""
+    """A synthesiser, see modules.inference.voice.Generator and, for its graph, modules.onnx.export.generator.
 
-    session: Session
-    manifest: Manifest
-    folder: Path
-    device: str | None
-    _f0_decoder: Session | None = field(default=None, init=False, repr=False)
+    Raises:
+        UserError: the graph is missing, or takes other inputs than parts.json says.
+    """
 
-    @classmethod
-    def load(cls, folder: Path, manifest: Manifest, device: str | None) -> OnnxGenerator:
-        """Raises UserError where the graph is missing, or takes other inputs than parts.json says."""
-        session = Session(manifest.file(folder, "generator", "--onnx"), generator_inputs(manifest), device)
-        return cls(session, manifest, folder, device)
-
-    @property
-    def sample_rate(self) -> int:
-        return self.manifest.sampling_rate
-
-    @property
-    def hop_length(self) -> int:
-        return self.manifest.hop_length
-
-    @property
-    def speakers(self) -> dict[str, int]:
-        return dict(self.manifest.speakers)
-
-    @property
-    def n_speakers(self) -> int:
-        return self.manifest.n_speakers
-
-    @property
-    def unit_mode(self) -> str:
-        return self.manifest.unit_interpolate_mode
-
-    @property
-    def takes_volume(self) -> bool:
-        return self.manifest.vol_embedding
+    def __init__(self, folder: Path, manifest: Manifest, device: str | None) -> None:
+        self.session = Session(manifest.file(folder, "generator", "--onnx"), generator_inputs(manifest), device)
+        self.folder, self.manifest, self.device = folder, manifest, device
+        self.sample_rate, self.hop_length = manifest.sampling_rate, manifest.hop_length
+        self.speakers, self.n_speakers = dict(manifest.speakers), manifest.n_speakers
+        self.unit_mode, self.takes_volume = manifest.unit_interpolate_mode, manifest.vol_embedding
+        self._f0_decoder: Session | None = None
 
     def check_f0_decoder(self) -> None:
         """Raises UserError where the part auto-f0 is missing."""
@@ -144,34 +119,28 @@ def generator_inputs(manifest: Manifest) -> set[str]:
     return {"c", "f0", "mel2ph", "uv", "noise", "sid"} | ({"vol"} if manifest.vol_embedding else set())
 
 
-@dataclass(frozen=True)
 class OnnxVocoder:
-    """A stand-alone vocoder: audio to mel and mel to audio.
+    """A stand-alone vocoder, see modules.inference.voice.Vocoder.
 
-    Attributes:
-        sample_rate, hop_length: Hz and samples.
+    Args:
+        flag: what asks for it.
+
+    Raises:
+        UserError: a part is missing, or works at another rate or hop than the model.
     """
 
-    mel: Session
-    vocoder: Session
-    sample_rate: int
-    hop_length: int
-
-    @classmethod
-    def load(cls, folder: Path, manifest: Manifest, flag: str, device: str | None) -> OnnxVocoder:
-        """Raises UserError where a part is missing, or works at another rate or hop than the model."""
-        mel = Session(manifest.file(folder, "mel", flag), {"audio"}, device)
-        vocoder = Session(manifest.file(folder, "vocoder", flag), {"mel", "f0"}, device)
+    def __init__(self, folder: Path, manifest: Manifest, flag: str, device: str | None) -> None:
+        self.mel = Session(manifest.file(folder, "mel", flag), {"audio"}, device)
+        self.vocoder = Session(manifest.file(folder, "vocoder", flag), {"mel", "f0"}, device)
         facts = manifest.facts_of("vocoder", VocoderFacts, folder)
-        rate, hop = facts.sampling_rate, facts.hop_length
-        if (rate, hop) != (manifest.sampling_rate, manifest.hop_length):
+        self.sample_rate, self.hop_length = facts.sampling_rate, facts.hop_length
+        if (self.sample_rate, self.hop_length) != (manifest.sampling_rate, manifest.hop_length):
             raise UserError(
-                f"the vocoder works at {rate} Hz with a hop of {hop}, the model at {manifest.sampling_rate} Hz with "
-                f"{manifest.hop_length}",
-                vocoder.path,
+                f"the vocoder works at {self.sample_rate} Hz with a hop of {self.hop_length}, the model at "
+                f"{manifest.sampling_rate} Hz with {manifest.hop_length}",
+                self.vocoder.path,
                 "export the vocoder that fits the model",
             )
-        return cls(mel, vocoder, rate, hop)
 
     def resample(self, audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
         """Audio [round(n * to_rate / from_rate)] of audio [n]."""
@@ -190,60 +159,33 @@ class OnnxVocoder:
         return self.vocoder(**inputs).reshape(-1)
 
 
-@dataclass(frozen=True)
 class OnnxMelModel:
     """A diffusion model and its vocoder, see modules.inference.voice.MelModel.
 
-    Attributes:
-        unit_mode: how units are stretched.
+    Args:
+        flag: what asks for it.
+
+    Raises:
+        UserError: a part is missing or does not fit the others.
     """
 
-    condition: Session
-    denoiser: Session
-    vocoder: OnnxVocoder
-    facts: DiffusionFacts
-    unit_mode: str
-
-    @classmethod
-    def load(cls, folder: Path, manifest: Manifest, flag: str, device: str | None) -> OnnxMelModel:
-        """Raises UserError where a part is missing or does not fit the others."""
-        denoiser = Session(manifest.file(folder, "diffusion-denoiser", flag), {"x", "step", "condition"}, device)
-        facts = manifest.facts_of("diffusion-denoiser", DiffusionFacts, folder)
+    def __init__(self, folder: Path, manifest: Manifest, flag: str, device: str | None) -> None:
+        self.denoiser = Session(manifest.file(folder, "diffusion-denoiser", flag), {"x", "step", "condition"}, device)
+        facts = self.facts = manifest.facts_of("diffusion-denoiser", DiffusionFacts, folder)
         names = {"units", "f0", "volume"} | ({"sid"} if facts.n_speakers > 1 else set())
-        condition = Session(manifest.file(folder, "diffusion-condition", flag), names, device)
-        if condition.width("units", 2) != manifest.ssl_dim:
+        self.condition = Session(manifest.file(folder, "diffusion-condition", flag), names, device)
+        width = self.condition.width("units", 2)
+        if width != manifest.ssl_dim:
             raise UserError(
-                f"the diffusion model takes units of {condition.width('units', 2)} channels, the voice model of "
-                f"{manifest.ssl_dim}",
-                condition.path,
+                f"the diffusion model takes units of {width} channels, the voice model of {manifest.ssl_dim}",
+                self.condition.path,
                 "export the two models of one voice, made with the same encoder",
             )
-        mode = facts.unit_interpolate_mode or manifest.unit_interpolate_mode
-        return cls(condition, denoiser, OnnxVocoder.load(folder, manifest, flag, device), facts, mode)
-
-    @property
-    def sample_rate(self) -> int:
-        return self.vocoder.sample_rate
-
-    @property
-    def hop_length(self) -> int:
-        return self.vocoder.hop_length
-
-    @property
-    def speakers(self) -> dict[str, int]:
-        return dict(self.facts.speakers)
-
-    @property
-    def n_speakers(self) -> int:
-        return self.facts.n_speakers
-
-    @property
-    def timesteps(self) -> int:
-        return self.facts.timesteps
-
-    @property
-    def k_step_max(self) -> int:
-        return self.facts.k_step_max
+        self.vocoder = OnnxVocoder(folder, manifest, flag, device)
+        self.sample_rate, self.hop_length = self.vocoder.sample_rate, self.vocoder.hop_length
+        self.speakers, self.n_speakers = dict(facts.speakers), facts.n_speakers
+        self.unit_mode = facts.unit_interpolate_mode or manifest.unit_interpolate_mode
+        self.timesteps, self.k_step_max = facts.timesteps, facts.k_step_max
 
     def infer(
         self,
@@ -309,32 +251,29 @@ class OnnxNetworks:
         self.folder, self.graph_device = folder, device
         self.manifest = Manifest.load(folder)
         self.predictors = OnnxPredictors(folder, self.manifest, device)
-
-    @property
-    def watches_range(self) -> bool:
-        return self.predictors.watches_range
+        self.watches_range = self.predictors.watches_range
 
     def load_generator(self) -> tuple[OnnxEncoder, OnnxGenerator]:
         """The generator and its encoder."""
         encoder = self._load_encoder()
-        generator = OnnxGenerator.load(self.folder, self.manifest, self.graph_device)
+        generator = OnnxGenerator(self.folder, self.manifest, self.graph_device)
         self._check_width(encoder, generator.session.width("c", 2), "the generator")
         return encoder, generator
 
     def load_diffusion(self) -> tuple[OnnxEncoder, OnnxMelModel]:
         """The diffusion model and its encoder."""
         encoder = self._load_encoder()
-        mel_model = OnnxMelModel.load(self.folder, self.manifest, "--only_diffusion", self.graph_device)
+        mel_model = OnnxMelModel(self.folder, self.manifest, "--only_diffusion", self.graph_device)
         self._check_width(encoder, mel_model.condition.width("units", 2), "the diffusion model")
         return encoder, mel_model
 
     def load_shallow_diffusion(self, generator: object) -> OnnxMelModel:
         """The diffusion model; the parts of a folder belong to one generator."""
-        return OnnxMelModel.load(self.folder, self.manifest, "--shallow_diffusion", self.graph_device)
+        return OnnxMelModel(self.folder, self.manifest, "--shallow_diffusion", self.graph_device)
 
     def load_enhancer(self, network: object) -> OnnxVocoder:
         """The vocoder; it has the rate and hop of the folder's model."""
-        return OnnxVocoder.load(self.folder, self.manifest, "--enhance", self.graph_device)
+        return OnnxVocoder(self.folder, self.manifest, "--enhance", self.graph_device)
 
     def load_blender(self, speakers: Mapping[str, int], retrieval: bool) -> CentreBlender | RetrievalBlender:
         """K-means centres or, with ``retrieval``, the feature index."""
