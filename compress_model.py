@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.cli import make_parser, run
+from modules.data.options import CONFIG_PATH
 from modules.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ TRAINING_ONLY = "enc_q."  # the posterior encoder
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser("Make a release of a model: no optimizer, no posterior encoder, about a third of the size.")
-    parser.add_argument("-c", "--config", type=Path, default=Path("configs/config.json"), help="the model's config")
+    parser.add_argument("-c", "--config", type=Path, default=CONFIG_PATH, help="the model's config")
     parser.add_argument("-i", "--input", type=Path, required=True, help="the model, G_<step>.pth")
     parser.add_argument(
         "-o", "--output", type=Path, help="the release; default <input>_release[_half].pth or .safetensors"

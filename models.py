@@ -6,6 +6,7 @@ State-dict keys are those of so-vits-svc 4.1 models.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.config import Config, ModelSection
 from modules.devices import cpu_has_bf16
 from modules.errors import UserError
-from modules.nn.attention import CausalTransformer, RelativeEncoder
+from modules.nn.attention import CausalTransformer, RelativeEncoder, TransformerSizes
 from modules.nn.convolutions import masked
 from modules.nn.flows import CouplingFlow
 from modules.nn.noise import Noise, RowNoise
@@ -24,7 +26,7 @@ from modules.nn.pitch import F0_BINS, f0_to_coarse, f0_to_log, log_to_f0, normal
 from modules.nn.segments import random_starts, sequence_mask, slice_segments
 from modules.nn.wavenet import WaveNet, sample, statistics
 from modules.nn.weight_norm import WeightNormConv1d, WeightNormConv2d, fold_weight_norm
-from vdecoder import get_vocoder
+from vdecoder import DecoderSizes, get_vocoder
 
 F0_SCALE_RANGE = (0.8, 1.2)  # by which the deviation of log f0 is scaled at random in training
 
@@ -47,14 +49,22 @@ class SynthesizerOutput(NamedTuple):
 
 
 class SynthesizerTrn(nn.Module):
-    """Speech units, f0 and a speaker to audio.
+    """Speech units, f0 and a speaker to audio: VITS (figure 1 of the paper) with frames of units in place of text.
+
+    Since the units come frame by frame, there are no durations to align. In training, the posterior encoder reads the
+    spectrogram into latents z, from which the decoder makes audio, and the flow brings z to z_p, which the prior
+    encoder has to foresee from units and f0. At inference z_p is drawn from the prior and the flow runs backwards.
 
     Args:
         spec_channels: bins of the linear spectrogram.
         segment_frames: frames of the segment that the decoder is trained on.
         with_posterior: build the posterior encoder, which only training needs.
         sampling_rate: Hz.
-        The others are the fields of the config's ``model`` section; fields that are not used are ignored.
+        unused: what the ``model`` section of a config says to others, such as ``speech_encoder``.
+        The others are the fields of that section. ``build`` takes a whole config.
+
+    Raises:
+        TypeError: ``unused`` has a name that is no field of the section: a misspelt one.
     """
 
     def __init__(
@@ -88,17 +98,19 @@ class SynthesizerTrn(nn.Module):
         use_transformer_flow: bool = False,
         with_posterior: bool = True,
         sampling_rate: int = 44100,
-        **ignored: Any,
+        **unused: Any,
     ) -> None:
         super().__init__()
+        unknown = unused.keys() - ModelSection.model_fields.keys()
+        if unknown:
+            raise TypeError(f"the synthesiser has no sizes called {', '.join(sorted(unknown))}")
         self.segment_frames, self.n_speakers, self.ssl_dim = segment_frames, n_speakers, ssl_dim
         self.emb_g = nn.Embedding(n_speakers, gin_channels)
         self.emb_vol = nn.Linear(1, hidden_channels) if vol_embedding else None
         self.pre = nn.Conv1d(ssl_dim, hidden_channels, 5, padding=2)
-        self.enc_p = PriorEncoder(
-            inter_channels, hidden_channels, filter_channels, n_heads, n_layers, kernel_size, p_dropout
-        )
-        self.dec = get_vocoder(vocoder_name)(
+        sizes = TransformerSizes(hidden_channels, filter_channels, n_heads, n_layers, kernel_size, p_dropout)
+        self.enc_p = PriorEncoder(inter_channels, sizes)
+        decoder_sizes = DecoderSizes(
             inter_channels,
             resblock,
             resblock_kernel_sizes,
@@ -109,23 +121,24 @@ class SynthesizerTrn(nn.Module):
             gin_channels,
             sampling_rate,
         )
+        self.dec = get_vocoder(vocoder_name)(decoder_sizes)
         self.enc_q = (
             PosteriorEncoder(spec_channels, inter_channels, hidden_channels, gin_channels, use_depthwise_conv)
             if with_posterior
             else None
         )
+        # n_flow_layer counts two things, as in so-vits-svc 4.1: couplings of a transformer flow, else the WaveNet's
+        # layers within each of four couplings.
         network: Callable[[], nn.Module]
         if use_transformer_flow:
-            sizes = (hidden_channels, filter_channels, n_heads, n_layers_trans_flow, 5, p_dropout, gin_channels)
-            network = partial(CausalTransformer, *sizes)
+            n_couplings = n_flow_layer
+            flow_sizes = sizes._replace(n_layers=n_layers_trans_flow, kernel_size=5)
+            network = partial(CausalTransformer, flow_sizes, gin_channels)
         else:
-            network = partial(WaveNet, hidden_channels, 5, 4, gin_channels, depthwise=use_depthwise_conv)
-        self.flow = CouplingFlow(inter_channels, hidden_channels, n_flow_layer, network, flow_share_parameter)
-        self.f0_decoder = (
-            F0Decoder(hidden_channels, filter_channels, n_heads, n_layers, kernel_size, p_dropout, gin_channels)
-            if use_automatic_f0_prediction
-            else None
-        )
+            n_couplings = 4
+            network = partial(WaveNet, hidden_channels, 5, n_flow_layer, gin_channels, depthwise=use_depthwise_conv)
+        self.flow = CouplingFlow(inter_channels, hidden_channels, n_couplings, network, flow_share_parameter)
+        self.f0_decoder = F0Decoder(sizes, gin_channels) if use_automatic_f0_prediction else None
         self.emb_uv = nn.Embedding(2, hidden_channels)
 
     @property
@@ -162,6 +175,7 @@ class SynthesizerTrn(nn.Module):
         speaker = self.speaker_condition(g)
         mask = sequence_mask(c_lengths, c.shape[2])[:, None].to(f0.dtype)
         x = self.embed(c, uv, volume, mask)
+        # The contour is squeezed or widened at random: the f0 decoder learns to set the range by the speaker.
         if self.f0_decoder is not None:
             low, high = F0_SCALE_RANGE
             scale = noise.uniform((len(f0), 1)) * (high - low) + low
@@ -176,6 +190,7 @@ class SynthesizerTrn(nn.Module):
         m_q, logs_q = self.enc_q(spec, spec_mask, speaker)
         z = sample(m_q, logs_q, noise.normal(tuple(m_q.shape))) * spec_mask
         z_p = self.flow(z, spec_mask, speaker)
+        # The decoder takes most of the memory, so it is trained on short segments, as in VITS.
         starts = random_starts(spec_lengths, self.segment_frames, generator)
         audio = self.dec(
             slice_segments(z, starts, self.segment_frames),
@@ -208,10 +223,10 @@ class SynthesizerTrn(nn.Module):
                 or [B, T, S].
             volume: RMS [B, T], for models with volume embedding.
             noise_scale: of the prior's standard deviation.
-            predict_f0: replace f0 by what the model itself would sing; ignored where it cannot.
+            predict_f0: replace f0 by what the model itself predicts; ignored where it cannot.
             seed: every row draws from a generator of its own with this seed, so that it sounds as it would alone.
             lengths: frames of each row, int64 [B], where rows are padded at their ends; None: all have T. The last
-                few frames before the padding hear it in the decoder's convolutions.
+                few frames before the padding see it through the decoder's convolutions.
 
         Returns:
             Audio [B, 1, T * hop_length], and the f0 that was used, [B, T].
@@ -251,22 +266,16 @@ class SynthesizerTrn(nn.Module):
 
 
 class PriorEncoder(nn.Module):
-    """What the units and the pitch say about the latents: mean and log standard deviation of each frame."""
+    """What the units and the pitch say about the latents: mean and log standard deviation of each frame.
 
-    def __init__(
-        self,
-        inter_channels: int,
-        hidden_channels: int,
-        filter_channels: int,
-        n_heads: int,
-        n_layers: int,
-        kernel_size: int,
-        p_dropout: float,
-    ) -> None:
+    The text encoder of VITS, with its relative positions within four frames; the pitch comes as mel-spaced bins.
+    """
+
+    def __init__(self, inter_channels: int, sizes: TransformerSizes) -> None:
         super().__init__()
-        self.proj = nn.Conv1d(hidden_channels, 2 * inter_channels, 1)
-        self.f0_emb = nn.Embedding(F0_BINS, hidden_channels)
-        self.enc_ = RelativeEncoder(hidden_channels, filter_channels, n_heads, n_layers, kernel_size, p_dropout)
+        self.proj = nn.Conv1d(sizes.hidden_channels, 2 * inter_channels, 1)
+        self.f0_emb = nn.Embedding(F0_BINS, sizes.hidden_channels)
+        self.enc_ = RelativeEncoder(sizes)
 
     def forward(self, x: Tensor, f0: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """x [B, hidden, T] and f0 [B, T] in Hz -> mean and log standard deviation, each [B, inter, T]."""
@@ -275,7 +284,7 @@ class PriorEncoder(nn.Module):
 
 
 class PosteriorEncoder(nn.Module):
-    """What the spectrogram says about the latents."""
+    """What the spectrogram says about the latents: the non-causal WaveNet of VITS; only training needs it."""
 
     def __init__(
         self, spec_channels: int, inter_channels: int, hidden_channels: int, gin_channels: int, depthwise: bool
@@ -286,7 +295,7 @@ class PosteriorEncoder(nn.Module):
         self.proj = nn.Conv1d(hidden_channels, 2 * inter_channels, 1)
 
     def forward(self, spec: Tensor, mask: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """spec [B, bins, T] -> mean and log standard deviation, each [B, inter, T]."""
+        """spec [B, bins, T], mask [B, 1, T], g [B, gin, 1] -> mean and log standard deviation, each [B, inter, T]."""
         x = self.enc(masked(self.pre(spec), mask), mask, g)
         return statistics(masked(self.proj(x), mask))
 
@@ -294,25 +303,20 @@ class PosteriorEncoder(nn.Module):
 class F0Decoder(nn.Module):
     """Predicts the pitch from units, voicing and speaker; the melody's normalised contour guides it."""
 
-    def __init__(
-        self,
-        hidden_channels: int,
-        filter_channels: int,
-        n_heads: int,
-        n_layers: int,
-        kernel_size: int,
-        p_dropout: float,
-        gin_channels: int,
-    ) -> None:
+    def __init__(self, sizes: TransformerSizes, gin_channels: int) -> None:
         super().__init__()
-        self.prenet = nn.Conv1d(hidden_channels, hidden_channels, 3, padding=1)
-        self.decoder = CausalTransformer(hidden_channels, filter_channels, n_heads, n_layers, kernel_size, p_dropout)
-        self.proj = nn.Conv1d(hidden_channels, 1, 1)
-        self.f0_prenet = nn.Conv1d(1, hidden_channels, 3, padding=1)
-        self.cond = nn.Conv1d(gin_channels, hidden_channels, 1)
+        channels = sizes.hidden_channels
+        self.prenet = nn.Conv1d(channels, channels, 3, padding=1)
+        self.decoder = CausalTransformer(sizes)
+        self.proj = nn.Conv1d(channels, 1, 1)
+        self.f0_prenet = nn.Conv1d(1, channels, 3, padding=1)
+        self.cond = nn.Conv1d(gin_channels, channels, 1)
 
     def forward(self, x: Tensor, norm_lf0: Tensor, mask: Tensor | None, g: Tensor) -> Tensor:
-        """Log f0 [B, 1, T] in fp32. No gradient goes back to x and g."""
+        """x [B, hidden, T], norm_lf0 [B, 1, T], g [B, gin, 1 or T] -> log f0 [B, 1, T] in fp32.
+
+        No gradient goes back to x and g: predicting the pitch must not bend what the audio is made from.
+        """
         x = x.detach() + self.cond(g.detach()) + self.f0_prenet(norm_lf0)
         x = masked(self.prenet(x), mask)
         return masked(self.proj(self.decoder(x, mask)), mask).float()
@@ -326,7 +330,9 @@ class DiscriminatorOutput(NamedTuple):
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """One discriminator over the waveform and five over it folded at prime periods (HiFi-GAN).
+    """One discriminator over the waveform and five over it folded at prime periods.
+
+    Kong et al., "HiFi-GAN", 2020, section 2.3; of its three scales only the first is kept, as in VITS.
 
     Args:
         use_spectral_norm: spectral norm instead of weight norm.
@@ -345,7 +351,7 @@ class MultiPeriodDiscriminator(nn.Module):
         )
 
     def forward(self, *audio: Tensor) -> tuple[DiscriminatorOutput, ...]:
-        """Judge one or more batches [B, 1, T] of equal length in one pass; one output for each.
+        """Score one or more batches [B, 1, T] of equal length in one pass; one output for each.
 
         One pass over real and generated audio serves both sides' losses: each backward names its own parameters.
         """
@@ -384,7 +390,7 @@ class _Discriminator(nn.Module):
 
 
 class ScaleDiscriminator(_Discriminator):
-    """Judges the waveform with strided, grouped convolutions."""
+    """Scores the waveform with strided, grouped convolutions (Kumar et al., "MelGAN", 2019)."""
 
     def __init__(self, use_spectral_norm: bool = False, width: float = 1.0) -> None:
         super().__init__()
@@ -399,7 +405,7 @@ class ScaleDiscriminator(_Discriminator):
 
 
 class PeriodDiscriminator(_Discriminator):
-    """Judges every ``period``-th sample: the waveform folded to [T / period, period]."""
+    """Scores every ``period``-th sample: the waveform folded to [T / period, period]."""
 
     def __init__(self, period: int, use_spectral_norm: bool = False, width: float = 1.0) -> None:
         super().__init__()
@@ -414,6 +420,7 @@ class PeriodDiscriminator(_Discriminator):
         self.conv_post = conv(channels[-1], 1, (3, 1), padding=(1, 0))
 
     def fold(self, x: Tensor) -> Tensor:
+        """[B, 1, T] -> [B, 1, ceil(T / period), period], mirrored at its end where a row would not be full."""
         b, c, t = x.shape
         missing = -t % self.period
         if missing:
@@ -433,17 +440,16 @@ def _normed_conv2d(use_spectral_norm: bool, *args: Any, **kwargs: Any) -> nn.Mod
     return WeightNormConv2d(*args, **kwargs)
 
 
-def check_speaker_id(speaker_id: int, n_speakers: int) -> int:
-    """``speaker_id`` where the model has it.
+def build(config: Config, with_posterior: bool = True) -> SynthesizerTrn:
+    """The synthesiser of a config.json, with random weights.
 
-    Raises:
-        UserError: it is negative or too large.
+    Args:
+        with_posterior: build the posterior encoder, which only training needs.
     """
-    if not 0 <= speaker_id < n_speakers:
-        raise UserError(
-            f"there is no speaker {speaker_id}", "speaker id", f"the model has the ids 0 to {n_speakers - 1}"
-        )
-    return speaker_id
+    known = inspect.signature(SynthesizerTrn).parameters
+    # A user's config may hold keys that we do not know; reading it has reported those that look misspelt.
+    sizes = {name: value for name, value in config.model.model_dump().items() if name in known}
+    return SynthesizerTrn(config.spec_channels, config.segment_frames, with_posterior=with_posterior, **sizes)
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -8,29 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from modules.cli import make_parser, run
-
-PARTS = ("encoder", "f0", "rmvpe", "fcpe", "crepe", "auto-f0", "diffusion", "vocoder", "cluster", "retrieval", "all")
+from modules.onnx.options import PARTS, ExportOptions
+from modules.options import add_arguments, from_namespace
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Write a model as ONNX graphs.")
-    parser.add_argument("-n", "--model_name", required=True, help="folder under --root with model.pth, config.json")
-    parser.add_argument("--root", type=Path, default=Path("checkpoints"), help="the folder of the models")
-    parser.add_argument(
-        "--parts",
-        nargs="+",
-        choices=PARTS,
-        default=[],
-        help="what to export besides the generator: its speech encoder; f0 predictors (f0: all that are there); its "
-        "own pitch (-a); the diffusion model (diffusion.pt, diffusion.yaml) with its vocoder; the vocoder alone "
-        "(--enhance); k-means centres (kmeans_10000.pt); the feature index (feature_and_index)",
-    )
-    parser.add_argument("-hf", "--half", action="store_true", help="most of the arithmetic in float16, for GPUs")
-    parser.add_argument("--pretrain", type=Path, default=Path("pretrain"), help="the folder of the pretrained weights")
+    add_arguments(parser, ExportOptions)
     return parser
 
 
@@ -38,11 +24,12 @@ def export_model(args: argparse.Namespace) -> int:
     """Export the generator and the parts that were asked for."""
     from modules.onnx.export.exporter import Exporter
 
-    wanted = dict.fromkeys(PARTS[:-1] if "all" in args.parts else args.parts)
-    exporter = Exporter(args.root, args.model_name, args.pretrain, args.half)
+    options = from_namespace(ExportOptions, args)
+    wanted = dict.fromkeys(PARTS[:-1] if "all" in options.parts else options.parts)
+    exporter = Exporter(options.root, options.model_name, options.pretrain, options.half)
     exporter.export_generator()
     for part in wanted:
-        exporter.export_part(part, forgiving="all" in args.parts)
+        exporter.export_part(part, forgiving="all" in options.parts)
     exporter.finish()
     for line in exporter.report:
         print(line)

@@ -5,27 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from modules.cli import BatchReport, make_parser, run
-from modules.f0 import PREDICTORS
+from modules.data.options import FeatureOptions
+from modules.options import add_arguments, from_namespace
 from pretrain import AllowDownload
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Make the features of every clip; what is there and current stays as it is.")
-    parser.add_argument("-d", "--device", help="such as cpu, cuda:0 or mps; by default all GPUs, else the CPU")
-    parser.add_argument("--in_dir", type=Path, default=Path("dataset/44k"), help="one folder of wavs a speaker")
-    parser.add_argument("-c", "--config", type=Path, default=Path("configs/config.json"), help="names the encoder")
-    parser.add_argument("--use_diff", action="store_true", help="also make what train_diff.py needs")
-    parser.add_argument(
-        "--diffusion_config", type=Path, default=Path("configs/diffusion.yaml"), help="names the vocoder"
-    )
-    parser.add_argument("--f0_predictor", default="rmvpe", choices=list(PREDICTORS), help="f0 predictor")
-    parser.add_argument("--f0_min", type=float, default=50.0, help="lowest f0 looked for, Hz")
-    parser.add_argument("--f0_max", type=float, default=1100.0, help="highest f0 looked for, Hz")
-    parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 is one a core")
+    add_arguments(parser, FeatureOptions)
     parser.add_argument("--download", action=AllowDownload)
     return parser
 
@@ -35,23 +24,24 @@ def make_features(args: argparse.Namespace) -> int:
     from modules.config import load_config, load_diffusion_config
     from modules.data import f0_ranges
     from modules.data import preprocess_features as work
-    from modules.data.preprocess_pool import Failure, process_count, remove_leftovers, run_all
+    from modules.data.worker_pool import Failure, process_count, remove_leftovers, run_all
     from modules.progress import track
 
-    config = load_config(args.config)
-    diffusion = load_diffusion_config(args.diffusion_config) if args.use_diff else None
-    options = work.FeatureOptions.of(config, args.f0_predictor, (args.f0_min, args.f0_max), diffusion)
-    wavs = work.shard(work.find_wavs(args.in_dir))
-    devices = work.choose_devices(args.device)
+    options = from_namespace(FeatureOptions, args)
+    config = load_config(options.config)
+    diffusion = load_diffusion_config(options.diffusion_config) if options.use_diff else None
+    settings = work.FeatureSettings.of(config, options.f0_predictor, (options.f0_min, options.f0_max), diffusion)
+    wavs = work.shard(work.find_wavs(options.in_dir))
+    devices = work.choose_devices(options.device)
     remove_leftovers({wav.parent for wav in wavs}, work.is_written_for(wavs))
 
     batches = work.batches(wavs, devices)
-    processes = process_count(args.num_processes, len(batches))
+    processes = process_count(options.num_processes, len(batches))
     threads = max(1, (os.cpu_count() or 1) // processes) if processes > 1 else 0
-    print(f"{len(wavs)} clip(s): encoder {options.encoder}, f0 {options.predictor}, on {', '.join(devices)}")
+    print(f"{len(wavs)} clip(s): encoder {settings.encoder}, f0 {settings.predictor}, on {', '.join(devices)}")
     report = BatchReport("clip")
     unchanged = 0
-    job = work.FeatureJob(options, devices, threads, args.debug)
+    job = work.FeatureJob(settings, devices, threads, args.debug)
     results = run_all(job, batches, processes, args.debug)
     for wav, outcome in track(work.one_by_one(results), "features", len(wavs)):
         if isinstance(outcome, Failure):
@@ -61,7 +51,7 @@ def make_features(args: argparse.Namespace) -> int:
             unchanged += not outcome.features
     print(f"{unchanged} clip(s) were done before")
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process writes, from its own share
-        f0_ranges.record(args.config, f0_ranges.speaker_ranges(wavs))
+        f0_ranges.record(options.config, f0_ranges.speaker_ranges(wavs))
     return report.finish()
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from cluster.options import IndexOptions
 from modules.cli import BatchReport, make_parser, run
 from modules.errors import UserError
+from modules.options import add_arguments, from_namespace
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Build the feature index of every speaker, for --feature_retrieval.")
-    parser.add_argument("--root_dir", type=Path, default=Path("dataset/44k"), help="the preprocessed dataset")
-    parser.add_argument("-c", "--config", type=Path, default=Path("configs/config.json"), help="the model's config")
-    parser.add_argument("--output_dir", type=Path, default=Path("logs/44k"), help="folder for feature_and_index")
+    add_arguments(parser, IndexOptions)
     return parser
 
 
@@ -26,19 +24,20 @@ def build_indexes(args: argparse.Namespace) -> int:
     from modules.config import load_config
     from modules.progress import track
 
-    speakers = load_config(args.config).spk
+    options = from_namespace(IndexOptions, args)
+    speakers = load_config(options.config).spk
     if not speakers:
-        raise UserError("the config names no speakers", args.config, "run preprocess_flist_config.py first")
+        raise UserError("the config names no speakers", options.config, "run preprocess_flist_config.py first")
     report = BatchReport("speaker")
     indexes = {}
     for name, speaker_id in track(speakers.items(), "feature index", total=len(speakers)):
         try:
-            indexes[speaker_id] = retrieval.build(load_frames(args.root_dir / name))
+            indexes[speaker_id] = retrieval.build(load_frames(options.root_dir / name))
             report.ok()
         except UserError as error:
             report.fail(name, error)
     if indexes:
-        folder = args.output_dir / "feature_and_index"
+        folder = options.output_dir / "feature_and_index"
         retrieval.save(indexes, folder)
         print(f"wrote {folder}")
     return report.finish()

@@ -31,7 +31,7 @@ def serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     from modules.web.server import Settings, serve
 
-    return serve(Settings.from_arguments(args, code=Path(__file__).resolve().parent))
+    return serve(Settings.from_arguments(args, code_dir=Path(__file__).resolve().parent))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

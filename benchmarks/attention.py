@@ -12,14 +12,15 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.timing import best_of
 from modules.devices import pick_device
 from modules.nn.attention import banded_attention
 
@@ -62,18 +63,6 @@ def make_inputs(frames: int, device: torch.device) -> list[Tensor]:
     generator = torch.Generator().manual_seed(frames)
     shapes = [(1, HEADS, frames, DEPTH)] * 3 + [(2 * WINDOW + 1, DEPTH)] * 2
     return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
-
-
-def seconds_of(method: Attention, inputs: list[Tensor]) -> float:
-    """Time of one call."""
-    device = inputs[0].device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    method(*inputs)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def peak_mib(name: str, frames: int, device: torch.device) -> float:
@@ -126,11 +115,8 @@ def main() -> None:
         inputs = make_inputs(frames, device)
         plain, ours = (METHODS[name](*inputs) for name in ("plain", "ours"))  # warms up, too
         difference = float((plain - ours).abs().max())
-        times: dict[str, list[float]] = {name: [] for name in METHODS}
-        for _ in range(args.rounds):
-            for name, method in METHODS.items():
-                times[name].append(seconds_of(method, inputs))
-        best = {name: min(values) for name, values in times.items()}
+        works = {name: partial(method, *inputs) for name, method in METHODS.items()}
+        best = best_of(works, args.rounds, device)
         peak = {name: peak_mib(name, frames, device) for name in METHODS}
         print(
             f"| {seconds:g} s | {frames} | {best['plain']:.4f} s | {best['ours']:.4f} s "

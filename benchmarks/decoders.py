@@ -12,18 +12,18 @@ cores, so that other work on the machine does not count; on a device they are th
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from benchmarks.timing import best_of, clock_for
 from modules.config import ModelSection, load_config
 from modules.devices import pick_device
 from modules.nn.noise import Noise
 from modules.nn.weight_norm import fold_weight_norm
-from vdecoder import get_vocoder
+from vdecoder import DecoderSizes, get_vocoder
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "configs_template"
 RATE = 44100
@@ -41,17 +41,8 @@ def configs() -> dict[str, ModelSection]:
 def make_decoder(model: ModelSection, device: torch.device) -> nn.Module:
     """With random weights."""
     torch.manual_seed(0)
-    return get_vocoder(model.vocoder_name)(
-        model.inter_channels,
-        model.resblock,
-        model.resblock_kernel_sizes,
-        model.resblock_dilation_sizes,
-        model.upsample_rates,
-        model.upsample_initial_channel,
-        model.upsample_kernel_sizes,
-        model.gin_channels,
-        RATE,
-    ).to(device)
+    shared = {name: getattr(model, name) for name in DecoderSizes._fields if name != "sampling_rate"}
+    return get_vocoder(model.vocoder_name)(DecoderSizes(**shared, sampling_rate=RATE)).to(device)
 
 
 def make_work(model: ModelSection, rows: int, frames: int, device: torch.device, learn: bool) -> Callable[[], None]:
@@ -68,8 +59,6 @@ def make_work(model: ModelSection, rows: int, frames: int, device: torch.device,
             audio = decoder(x, f0, g, Noise(device))
             if learn:
                 audio.square().mean().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
 
     return work
 
@@ -82,17 +71,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     device = pick_device(args.device)
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
     audio_seconds = args.rows * args.frames * 512 / RATE
     print(f"{args.rows} segments of {args.frames} frames on {device}, {torch.get_num_threads()} threads")
     for title, learn in (("singing", False), ("learning", True)):
         works = {name: make_work(model, args.rows, args.frames, device, learn) for name, model in configs().items()}
-        best = dict.fromkeys(works, float("inf"))
-        for _ in range(args.rounds):
-            for name, work in works.items():
-                start = clock()
-                work()
-                best[name] = min(best[name], clock() - start)
+        best = best_of(works, args.rounds, device, clock_for(device))
         for name, seconds in best.items():
             ratio = best["default"] / seconds
             print(f"  {title:9s} {name:9s} {seconds:7.2f} s   RTF {seconds / audio_seconds:7.4f}   {ratio:6.1f} x")

@@ -19,10 +19,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks.timing import timed
 from diffusion.samplers import SAMPLERS, sample
 from diffusion.schedule import NoiseSchedule
 from diffusion.unit2mel import Unit2Mel
-from modules.devices import native_half, pick_device
+from modules.devices import fastest_dtype, pick_device
 
 HOP, RATE = 512, 44100
 
@@ -71,15 +72,6 @@ def ours(model: Unit2Mel, inputs: tuple[Tensor, ...], k_step: int, speedup: int,
     return model.infer(*conditions, mel, k_step, speedup, method, generator=torch.Generator().manual_seed(2))
 
 
-def seconds_of(run: Callable[[], Tensor], device: torch.device, clock: Callable[[], float]) -> tuple[float, Tensor]:
-    """Time and the result."""
-    start = clock()
-    result = run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start, result
-
-
 @torch.inference_mode()
 def main() -> None:
     """Run all in turns and print a table."""
@@ -97,20 +89,20 @@ def main() -> None:
     device = pick_device(args.device)
     torch.set_float32_matmul_precision("highest")
     model = make_model(device)
-    half = copy.deepcopy(model).set_precision(native_half(device))
+    half = copy.deepcopy(model).set_precision(fastest_dtype(device, wide_range=True))
     inputs = make_inputs(int(args.seconds * RATE / HOP), device)
     setting = (inputs, args.k_step, args.speedup, args.method)
     ways: dict[str, Callable[[], Tensor]] = {
         "plain fp32": lambda: plain(model, *setting),
         "fp32": lambda: ours(model, *setting),
-        str(native_half(device)).removeprefix("torch."): lambda: ours(half, *setting),
+        str(fastest_dtype(device, wide_range=True)).removeprefix("torch."): lambda: ours(half, *setting),
     }
     clock = time.process_time if args.cpu_time else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in ways}
     mels: dict[str, Tensor] = {}
     for _ in range(args.runs + 1):  # the first one warms up
         for name, run in ways.items():
-            seconds, mels[name] = seconds_of(run, device, clock)
+            seconds, mels[name] = timed(run, device, clock)
             times[name].append(seconds)
     base, reference = min(times["plain fp32"][1:]), model.decoder.normalise(mels["plain fp32"])
     print(f"{args.seconds:g} s of audio, k_step {args.k_step}, speedup {args.speedup}, {args.method}, {device}")

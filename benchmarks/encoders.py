@@ -25,7 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modules.audio.io import load_audio
+from benchmarks.timing import best_of
+from modules.audio import load_audio
+from modules.audio.resample import SPEECH_RATE
 from tests import encoder_files as files
 from vencoder import ENCODERS, get_encoder
 from vencoder.encoder import SpeechEncoder
@@ -53,7 +55,6 @@ class Row:
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(ENCODERS), help="encoders; all by default")
     parser.add_argument("--audio", type=Path, help="a recording instead of LibriSpeech's reader 1688")
@@ -74,8 +75,8 @@ def main() -> None:
 def speech(path: Path | None, seconds: float) -> Tensor:
     """The recording, or several of one reader in a row, as [T] at 16 kHz."""
     paths = [path] if path else sorted(SPEECH.glob("*.flac"))
-    audio = np.concatenate([load_audio(file, 16000)[0] for file in paths])
-    length = round(seconds * 16000)
+    audio = np.concatenate([load_audio(file, SPEECH_RATE)[0] for file in paths])
+    length = round(seconds * SPEECH_RATE)
     return torch.from_numpy(np.resize(audio, length))
 
 
@@ -89,11 +90,9 @@ def measure(name: str, audio: Tensor, args: argparse.Namespace) -> Row:
         plain = plain_pass(name, Path(folder), args.device)
         jobs: dict[str, Callable[[], Any]] = {"plain": lambda: plain(audio), "ours": lambda: ours.encode(audio)}
         for call in (plain, ours.encode):
-            call(audio[:16000])  # libraries load and kernels are chosen outside the measure
-        best = dict.fromkeys(jobs, float("inf"))
-        for _ in range(args.rounds):
-            for job, call in jobs.items():
-                best[job] = min(best[job], seconds_of(call, args))
+            call(audio[:SPEECH_RATE])  # libraries load and kernels are chosen outside the measure
+        clock = time.process_time if args.cpu_time else time.perf_counter
+        best = best_of(jobs, args.rounds, torch.device(args.device), clock)
         snr = joint = None
         if not args.skip_quality and not name.endswith("-onnx"):
             exact = get_encoder(name, args.device, Path(folder), precision="fp32")
@@ -102,16 +101,6 @@ def measure(name: str, audio: Tensor, args: argparse.Namespace) -> Row:
             if isinstance(exact, HubertEncoder):
                 joint = joint_difference(exact, audio, reference)
     return Row(name, best["plain"], best["ours"], snr, joint)
-
-
-def seconds_of(call: Callable[[], Any], args: argparse.Namespace) -> float:
-    """Seconds that ``call`` takes, with what it left on the device."""
-    clock = time.process_time if args.cpu_time else time.perf_counter
-    start = clock()
-    call()
-    if args.device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - start
 
 
 def joint_difference(encoder: HubertEncoder, audio: Tensor, units: Tensor) -> float | None:
@@ -191,7 +180,7 @@ def openai_pass(width: int, device: str) -> Callable[[Tensor], Any]:
     import whisper
 
     model = whisper.model.AudioEncoder(80, 1500, width, width // 64, WHISPER_LAYERS[width]).eval().to(device)
-    seconds = 30 * 16000
+    seconds = 30 * SPEECH_RATE
 
     def run(audio: Tensor) -> list[Tensor]:
         parts = audio.split(seconds)

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modules.audio.io import load_audio
+from benchmarks.timing import best_of, timed
+from modules.audio import load_audio
 from modules.devices import pick_device
 from modules.f0 import PREDICTORS, F0Contour, get_predictor
 from modules.f0.neural import NEIGHBOURS, local_average_f0
@@ -43,18 +43,6 @@ def loop_f0(salience: Tensor, cents: Tensor, threshold: float) -> Tensor:
     return result
 
 
-def best_time(work: Callable[[], object], rounds: int, device: torch.device) -> float:
-    """Seconds of the fastest round; the caller has warmed it up."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def time_predictors(args: argparse.Namespace, audio: np.ndarray, device: torch.device) -> None:
     """Print the table of predictors."""
     seconds = len(audio) / RATE
@@ -66,13 +54,10 @@ def time_predictors(args: argparse.Namespace, audio: np.ndarray, device: torch.d
             random = weights is not None and not (args.pretrain_dir / weights).is_file()
             if random:
                 torch.save({"model": RmvpeNetwork().state_dict()}, Path(folder) / "rmvpe.pt")
-            start = time.perf_counter()
-            predictor = get_predictor(
-                name, device=str(device), pretrain_dir=Path(folder) if random else args.pretrain_dir
-            )
-            built = time.perf_counter() - start
+            place = Path(folder) if random else args.pretrain_dir
+            built, predictor = timed(partial(get_predictor, name, device=str(device), pretrain_dir=place))
             predictor(audio[:RATE])
-            best = best_time(lambda predictor=predictor: predictor(audio), args.rounds, device)  # type: ignore[misc]
+            best = best_of({name: partial(predictor, audio)}, args.rounds, device)[name]
             if not random:
                 contours[name] = predictor(audio)
             rows.append((f"{name}{' (random weights)' if random else ''}", built, best))
@@ -99,8 +84,9 @@ def time_decoding(frames: int, rounds: int, device: torch.device) -> None:
         torch.testing.assert_close(
             local_average_f0(salience, cents, 0.05), loop_f0(salience, cents, 0.05), rtol=1e-5, atol=0
         )
-        ours = best_time(lambda: local_average_f0(salience, cents, 0.05), rounds, device)
-        loop = best_time(lambda: loop_f0(salience, cents, 0.05), rounds, device)
+        forms = {"ours": local_average_f0, "loop": loop_f0}
+        best = best_of({name: partial(form, salience, cents, 0.05) for name, form in forms.items()}, rounds, device)
+    ours, loop = best["ours"], best["loop"]
     print(
         f"\ndecoding {frames} frames: loop {1e3 * loop:.1f} ms, ours {1e3 * ours:.2f} ms, ratio {loop / ours:.0f}"
     )

@@ -13,14 +13,14 @@ of its cores, so that other work on the machine does not count; on a device they
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import models
+from benchmarks.timing import best_of, clock_for
 from modules.config import Config
 from modules.devices import forget_convolution_lengths, pick_device
 from modules.inference import windows
@@ -66,13 +66,6 @@ def make_svc(config: Config, device: torch.device, folded: bool, precision: str,
     return Svc(voice, PitchFinder(voice.sample_rate, voice.hop_length, str(device)), longest)
 
 
-def convert(svc: Svc, audio: np.ndarray, clock: Callable[[], float]) -> float:
-    """Seconds that one conversion takes."""
-    start = clock()
-    svc.convert(audio, 0, InferenceOptions())
-    return clock() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0)
@@ -83,17 +76,14 @@ def main() -> None:
     device, config = pick_device(args.device), Config()
     audio = sing(args.seconds, config.data.sampling_rate)
     whole = args.seconds + 10
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
     rows = {
         "plain: fp32, one pass, weight norm": make_svc(config, device, False, "fp32", whole),
         "+ weight norm folded": make_svc(config, device, True, "fp32", whole),
         "+ windows of 15 s": make_svc(config, device, True, "fp32", windows.MAX_WINDOW_SECONDS),
         "+ auto precision: ours": make_svc(config, device, True, "auto", windows.MAX_WINDOW_SECONDS),
     }
-    best = dict.fromkeys(rows, float("inf"))
-    for _ in range(args.rounds):
-        for name, svc in rows.items():
-            best[name] = min(best[name], convert(svc, audio, clock))
+    works = {name: partial(svc.convert, audio, 0, InferenceOptions()) for name, svc in rows.items()}
+    best = best_of(works, args.rounds, device, clock_for(device))
     print(f"{args.seconds:g} s of audio on {device}, {torch.get_num_threads()} threads")
     plain = next(iter(best.values()))
     for name, seconds in best.items():

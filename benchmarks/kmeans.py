@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.timing import timed
 from cluster import kmeans
 from modules import checkpoint
 
@@ -65,9 +66,7 @@ def main() -> None:
     frames = make_frames(args)
     reset_peak()
     before = resident_mib("VmRSS")
-    start = time.perf_counter()
-    centres = kmeans.fit(frames, args.centres)
-    ours = time.perf_counter() - start
+    ours, centres = timed(lambda: kmeans.fit(frames, args.centres))
     peak = resident_mib("VmHWM") - before
     reached = inertia(frames, centres)
     size = frames.nbytes / 2**20

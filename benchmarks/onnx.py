@@ -30,7 +30,6 @@ START_SECONDS = 0.5
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder of the model; made where it is empty")
     parser.add_argument("--song", type=Path, default=SONG)
@@ -102,7 +101,7 @@ def measure(flags: list[str], song: Path, work: Path, out: Path) -> tuple[float,
 
 
 def show(rows: dict[str, list[tuple[float, ...]]], args: argparse.Namespace) -> None:
-    """The medians."""
+    """Print the medians."""
     print(f"{args.song.name}, {args.seconds:g} s, medians of {args.repeats}, {os.cpu_count()} cores\n")
     print("| path | start, CPU s | start, wall s | song, CPU s | song, wall s | CPU s a second of song | peak MB |")
     print("|---|---|---|---|---|---|---|")

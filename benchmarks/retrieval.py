@@ -10,11 +10,12 @@ is larger than in a real conversion.
 from __future__ import annotations
 
 import argparse
-import time
+from functools import partial
 
 import numpy as np
 import torch
 
+from benchmarks.timing import timed
 from cluster import retrieval
 from models import SynthesizerTrn, prepare_for_inference
 from modules.config import Config
@@ -23,6 +24,12 @@ from modules.data.units import stretch_units
 WINDOW_SECONDS = 15.0
 FRAME_RATE = 44100 / 512
 UNIT_RATE = 50
+
+
+def sing(model: SynthesizerTrn, units: np.ndarray, frames: int) -> None:
+    """What the generator does with the units [T, dim] of a window."""
+    c = torch.from_numpy(stretch_units(units.T, frames, "nearest"))[None]
+    model.infer(c, torch.full((1, frames), 220.0), torch.ones(1, frames), torch.zeros(1, dtype=torch.long))
 
 
 def main() -> None:
@@ -36,9 +43,7 @@ def main() -> None:
     hubs = rng.standard_normal((args.vectors // 50, dim), dtype=np.float32)
     stored = hubs[rng.integers(len(hubs), size=args.vectors)]
     stored += 0.5 * rng.standard_normal(stored.shape, dtype=np.float32)
-    start = time.perf_counter()
-    index = retrieval.build(stored)
-    build = time.perf_counter() - start
+    build, index = timed(lambda: retrieval.build(stored))
     print(
         f"index of {args.vectors} x {dim}: {build:.1f} s, {index.index.nlist} cells, nprobe {index.nprobe}", flush=True
     )
@@ -52,13 +57,9 @@ def main() -> None:
     for _ in range(round(args.seconds / WINDOW_SECONDS)):
         units = stored[rng.integers(len(stored), size=units_frames)]
         units = units + 0.3 * rng.standard_normal(units.shape, dtype=np.float32)
-        start = time.perf_counter()
-        blended = index.blend(units, 0.5)
-        middle = time.perf_counter()
-        c = torch.from_numpy(stretch_units(blended.T, frames, "nearest"))[None]
-        model.infer(c, torch.full((1, frames), 220.0), torch.ones(1, frames), torch.zeros(1, dtype=torch.long))
-        spent["retrieval"] += middle - start
-        spent["generator"] += time.perf_counter() - middle
+        seconds, blended = timed(partial(index.blend, units, 0.5))
+        spent["retrieval"] += seconds
+        spent["generator"] += timed(partial(sing, model, blended, frames))[0]
     for part, seconds in spent.items():
         print(f"{part:10s} {seconds:7.2f} s for {args.seconds:.0f} s of song")
     print(f"retrieval adds {100 * spent['retrieval'] / spent['generator']:.2f} %")

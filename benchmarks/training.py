@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from models import MultiPeriodDiscriminator, SynthesizerTrn
+import models
+from models import MultiPeriodDiscriminator
 from modules.config import Config, load_config
 from modules.data.dataset import Batch
 from modules.devices import pick_device
@@ -53,7 +54,7 @@ def random_batch(config: Config, frames: int, device: torch.device) -> Batch:
 def make_networks(config: Config, device: torch.device, fused: bool) -> Networks:
     """Fresh networks and optimizers."""
     torch.manual_seed(0)
-    generator = SynthesizerTrn(config.spec_channels, config.segment_frames, **config.model.model_dump()).to(device)
+    generator = models.build(config).to(device)
     discriminator = MultiPeriodDiscriminator(width=config.model.discriminator_width).to(device)
     how: dict[str, bool] = {"fused": True} if fused else {"foreach": False}
     optimizers = [AdamW(module.parameters(), 1e-4, **how) for module in (generator, discriminator)]
@@ -69,21 +70,21 @@ def plain_step(networks: Networks, batch: Batch, config: Config, freeze: bool) -
     )
     real_mel = slice_segments(mel_of_spec(batch.spec, config.data), out.ids_slice, segment)
     real = slice_segments(batch.audio, out.ids_slice * hop, segment * hop)
-    (judged_real,) = discriminator(real)
-    (judged_fake,) = discriminator(out.audio.detach())
-    loss, real_parts, fake_parts = discriminator_loss(judged_real.scores, judged_fake.scores)
-    _ = [part.item() for part in (*real_parts, *fake_parts)]
+    (of_real,) = discriminator(real)
+    (of_fake,) = discriminator(out.audio.detach())
+    loss = discriminator_loss(of_real.scores, of_fake.scores)
+    _ = [score.float().square().mean().item() for score in (*of_real.scores, *of_fake.scores)]
     networks.optimizer_d.zero_grad()
     loss.backward()
     read_norms(discriminator)
     networks.optimizer_d.step()
 
     discriminator.requires_grad_(not freeze)
-    (judged_real,), (judged_fake,) = discriminator(real), discriminator(out.audio)
+    (of_real,), (of_fake,) = discriminator(real), discriminator(out.audio)
     discriminator.requires_grad_(True)
     loss = (
-        generator_loss(judged_fake.scores)[0]
-        + feature_loss(judged_real.features, judged_fake.features)
+        generator_loss(of_fake.scores)
+        + feature_loss(of_real.features, of_fake.features)
         + config.train.c_mel * F.l1_loss(real_mel, mel_of_audio(out.audio[:, 0], config.data))
         + config.train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.spec_mask)
         + F.mse_loss(out.pred_lf0, out.lf0)

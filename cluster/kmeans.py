@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modules import checkpoint
-from modules.devices import native_half
+from modules.devices import fastest_dtype
 from modules.errors import UserError
 from modules.progress import track
 
@@ -141,7 +141,7 @@ def _seed_centres(frames: Tensor, n_centres: int, device: torch.device, seed: in
         drawn = frames[torch.multinomial(chance, len(part), generator=generator)]
         candidates = torch.cat([candidates, drawn])
         distance = torch.minimum(distance, _squared_distance(frames, drawn.to(device)))
-    nearest = assign(frames, candidates.to(device), native_half(device))
+    nearest = assign(frames, candidates.to(device), fastest_dtype(device, wide_range=True))
     weights = torch.bincount(nearest, minlength=len(candidates))
     # Distances survive a random projection (Johnson and Lindenstrauss, 1984), and seeding needs no more than that.
     sketch = candidates
@@ -155,7 +155,7 @@ def _seed_centres(frames: Tensor, n_centres: int, device: torch.device, seed: in
 
 def _squared_distance(frames: Tensor, centres: Tensor) -> Tensor:
     """Squared distance of each frame [N, dim] to its nearest centre [K, dim]; float32 [N]."""
-    nearest = assign(frames, centres, native_half(centres.device))
+    nearest = assign(frames, centres, fastest_dtype(centres.device, wide_range=True))
     own = centres.to(frames.device)
     block = max(1, SCORES_PER_BLOCK // frames.shape[1])
     parts = zip(frames.split(block), nearest.split(block), strict=True)
@@ -164,7 +164,7 @@ def _squared_distance(frames: Tensor, centres: Tensor) -> Tensor:
 
 def _lloyd_step(frames: Tensor, centres: Tensor, generator: torch.Generator) -> Tensor:
     """Each centre becomes the mean of the frames nearest to it; a centre without frames moves to a random one."""
-    nearest = assign(frames, centres, native_half(centres.device))
+    nearest = assign(frames, centres, fastest_dtype(centres.device, wide_range=True))
     counts = torch.bincount(nearest, minlength=len(centres))
     sums = torch.zeros(centres.shape, dtype=torch.float32).index_add_(0, nearest, frames)
     means = sums / counts.clamp(min=1).unsqueeze(1)

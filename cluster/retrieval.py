@@ -6,9 +6,7 @@ that so-vits-svc 4.1 writes is read without running anything from it.
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,10 @@ import numpy as np
 
 from cluster import kmeans
 from cluster.neighbours import NEIGHBOURS, neighbour_weights
+from modules import pickles
 from modules.errors import UserError
 from modules.files import atomic_path, write_text
+from modules.pickles import BrokenPickle, Call, RefusedName, Unfinished
 
 MAX_FRAMES = 200_000  # more frames than this are first reduced to REDUCED_FRAMES centres
 REDUCED_FRAMES = 10_000
@@ -170,39 +170,41 @@ def _checked(index: Any) -> Any:
     return index
 
 
-class _InertIndex:
-    """Stands in for a faiss object in a pickle: keeps the state it is given and does nothing with it."""
+class _PickledIndex(Unfinished):
+    """Takes the place of a faiss object in a pickle: keeps the state it is given and does nothing with it."""
 
     state: Any = None
 
-    def __setstate__(self, state: Any) -> None:
+    def finish(self, state: Any) -> _PickledIndex:
         self.state = state
+        return self
 
 
-class _IndexUnpickler(pickle.Unpickler):
-    """Admits plain containers and inert stand-ins for faiss indexes; everything else is refused by name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "faiss" and name.startswith("Index"):
-            return _InertIndex
-        raise pickle.UnpicklingError(f"{module}.{name}")
+def _admit(name: str) -> Call:
+    """The index classes of faiss, by whatever module the writing version kept them in."""
+    if name.partition(".")[0] == "faiss" and name.rpartition(".")[2].startswith("Index"):
+        return Call(lambda *_: _PickledIndex())
+    raise KeyError(name)
 
 
 def _load_pickle(path: Path) -> dict[int, SpeakerIndex]:
     rebuild = "make it anew with train_index.py"
+    data = path.read_bytes()
+    if data[:4] == b"PK\3\4":
+        what = "the file is a .pth, such as k-means centres, and not a feature index"
+        raise UserError(what, path, "leave out --feature_retrieval for k-means centres")
     try:
-        table = _IndexUnpickler(io.BytesIO(path.read_bytes())).load()
-    except pickle.UnpicklingError as error:
+        table = pickles.loads(data, _admit)
+    except RefusedName as error:
         raise UserError(f"refused: the file carries {error}, which is not an index", path, rebuild) from None
-    except Exception as error:  # a broken pickle can raise nearly anything
-        raise UserError(f"the file is broken ({type(error).__name__})", path, rebuild) from None
+    except BrokenPickle as error:
+        raise UserError(f"the file is broken: {error}", path, rebuild) from None
     try:
-        return {int(key): SpeakerIndex(_from_state(inert), DEFAULT_NPROBE) for key, inert in table.items()}
-    except (AttributeError, TypeError, ValueError, KeyError, RuntimeError) as error:
+        return {int(key): SpeakerIndex(_from_state(pickled), DEFAULT_NPROBE) for key, pickled in table.items()}
+    except (AttributeError, TypeError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise UserError(f"the file holds no faiss indexes ({type(error).__name__})", path, rebuild) from None
 
 
-def _from_state(inert: _InertIndex) -> Any:
+def _from_state(pickled: _PickledIndex) -> Any:
     """The index in the bytes that faiss keeps under "this"."""
-    data = np.frombuffer(bytes(inert.state["this"]), dtype=np.uint8)
-    return _checked(faiss.deserialize_index(data))
+    return _checked(faiss.deserialize_index(np.frombuffer(bytes(pickled.state["this"]), dtype=np.uint8)))

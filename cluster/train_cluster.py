@@ -9,18 +9,17 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: the project's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cluster.options import ClusterOptions
 from modules.cli import BatchReport, make_parser, run
 from modules.errors import UserError
+from modules.options import add_arguments, from_namespace
 
 N_CENTRES = 10_000
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = make_parser("Find the k-means centres of every speaker's units, for --cluster_infer_ratio.")
-    parser.add_argument("--dataset", type=Path, default=Path("dataset/44k"), help="the preprocessed dataset")
-    parser.add_argument("--output", type=Path, default=Path("logs/44k"), help="folder for kmeans_10000.pt")
-    parser.add_argument("--gpu", action="store_true", help="compare frames and centres on the GPU")
+    add_arguments(parser, ClusterOptions)
     return parser
 
 
@@ -30,10 +29,11 @@ def train(args: argparse.Namespace) -> int:
     from cluster.units import load_frames, speaker_folders
     from modules.devices import pick_device
 
-    device = pick_device("cuda" if args.gpu else "cpu")
+    options = from_namespace(ClusterOptions, args)
+    device = pick_device("cuda" if options.gpu else "cpu")
     report = BatchReport("speaker")
     centres = {}
-    for folder in speaker_folders(args.dataset):
+    for folder in speaker_folders(options.dataset):
         try:
             frames = load_frames(folder)
             count = kmeans.usable_centres(len(frames), N_CENTRES)
@@ -44,7 +44,7 @@ def train(args: argparse.Namespace) -> int:
         except UserError as error:
             report.fail(folder, error)
     if centres:
-        target = args.output / f"kmeans_{N_CENTRES}.pt"
+        target = options.output / f"kmeans_{N_CENTRES}.pt"
         kmeans.save(kmeans.Centres(centres), target)
         print(f"wrote {target}")
     return report.finish()

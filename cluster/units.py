@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from modules import checkpoint
+from modules.data.folders import dataset_folders
 from modules.errors import UserError
 
 UNITS_SUFFIX = ".soft.pt"
@@ -21,8 +22,7 @@ def speaker_folders(dataset: str | Path) -> list[Path]:
     dataset = Path(dataset)
     if not dataset.is_dir():
         raise UserError("there is no such folder", dataset, "give the folder of the preprocessed dataset")
-    folders = [path for path in sorted(dataset.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    folders = [path for path in folders if any(path.glob(f"*{UNITS_SUFFIX}"))]
+    folders = [path for path in dataset_folders(dataset) if any(path.glob(f"*{UNITS_SUFFIX}"))]
     if not folders:
         raise UserError("no speaker here has units", dataset, "run preprocess_hubert_f0.py first")
     return folders

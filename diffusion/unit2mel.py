@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +12,10 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.schedule import Track, check_k_step
 from modules import checkpoint
 from modules.config import DiffusionConfig
-from modules.devices import native_half
+from modules.devices import DTYPES, fastest_dtype
 
 N_MELS = 128  # bins of the NSF-HiFiGAN mel
 SHIFT_SCALE = 5.0  # semitones; the largest key shift of the augmentation
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-# Who sings: ids, int64 [B] or [B, 1]; or weights for each frame, float [T, n_spk] or [B, T, n_spk]; or weights by
-# id, numbers or tensors that broadcast with [B, T, 1].
-Speaker: TypeAlias = "Tensor | Mapping[int, float | Tensor]"
 
 
 class Unit2Mel(nn.Module):
@@ -68,7 +60,7 @@ class Unit2Mel(nn.Module):
         return self.k_step_max < self.timesteps
 
     def condition(
-        self, units: Tensor, f0: Tensor, volume: Tensor, speaker: Speaker, aug_shift: Tensor | None = None
+        self, units: Tensor, f0: Tensor, volume: Tensor, speaker: Tensor, aug_shift: Tensor | None = None
     ) -> Tensor:
         """The sum of all embeddings, [B, T, n_hidden].
 
@@ -76,7 +68,7 @@ class Unit2Mel(nn.Module):
             units: [B, T, input_channel].
             f0: Hz, [B, T, 1].
             volume: RMS, [B, T, 1].
-            speaker: see Speaker.
+            speaker: ids, int64 [B] or [B, 1], or weights for each frame, float [T, n_spk] or [B, T, n_spk].
             aug_shift: semitones, [B, 1, 1]; none where the pitch was not shifted.
         """
         total = self.unit_embed(units) + self.f0_embed(torch.log1p(f0 / 700)) + self.volume_embed(volume)
@@ -86,17 +78,10 @@ class Unit2Mel(nn.Module):
             total = total + self.aug_shift_embed(aug_shift / SHIFT_SCALE)
         return total
 
-    def _speaker_embedding(self, speaker: Speaker) -> Tensor:
+    def _speaker_embedding(self, speaker: Tensor) -> Tensor:
         """[B, 1, n_hidden] for ids, [B or 1, T or 1, n_hidden] for weights."""
         assert self.spk_embed is not None
         table = self.spk_embed.weight
-        if isinstance(speaker, Mapping):
-            parts = [
-                torch.as_tensor(weight, dtype=table.dtype, device=table.device) * table[index]
-                for index, weight in speaker.items()
-            ]
-            mixed = torch.stack(torch.broadcast_tensors(*parts)).sum(0)
-            return mixed if mixed.dim() == 3 else mixed.view(1, 1, -1)
         if speaker.is_floating_point():
             mixed = speaker.to(table) @ table
             return mixed if mixed.dim() == 3 else mixed.unsqueeze(0)
@@ -107,7 +92,7 @@ class Unit2Mel(nn.Module):
         units: Tensor,
         f0: Tensor,
         volume: Tensor,
-        speaker: Speaker,
+        speaker: Tensor,
         mel: Tensor,
         aug_shift: Tensor | None = None,
         step: Tensor | None = None,
@@ -132,7 +117,7 @@ class Unit2Mel(nn.Module):
         units: Tensor,
         f0: Tensor,
         volume: Tensor,
-        speaker: Speaker,
+        speaker: Tensor,
         source_mel: Tensor | None = None,
         k_step: int = 100,
         speedup: int = 10,
@@ -194,4 +179,5 @@ def load_unit2mel(
     model = build_unit2mel(config)
     checkpoint.load_into(model, checkpoint.model_state(checkpoint.load(path), path), path)
     model.to(device).eval().requires_grad_(False)
-    return model.set_precision(native_half(torch.device(device)) if precision == "auto" else PRECISIONS[precision])
+    dtype = fastest_dtype(torch.device(device), wide_range=True) if precision == "auto" else DTYPES[precision]
+    return model.set_precision(dtype)

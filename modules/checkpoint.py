@@ -1,41 +1,33 @@
 """Every read and write of weights: safe (nothing from a file is ever run) and atomic.
 
 Training checkpoints are dicts with the keys model, iteration (epoch), optimizer and learning_rate, named
-G_<step>.pth and D_<step>.pth. Anything else in the folder, such as a released G_800_release.pth, is not one.
+G_<step>.pth and D_<step>.pth; modules/training/resume.py knows which of a folder are.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modules import torch_files
 from modules.errors import UserError
 from modules.files import atomic_path
 from modules.packing import STRUCTURE, unpack
-
-_reconstruct = np.zeros(0).__reduce__()[0]
-_scalar = np.float32(0).__reduce__()[0]
-
-# Plain numpy arrays in a pickle (k-means centres) are rebuilt by these; none of them runs code from the file.
-NUMPY_GLOBALS: list[Any] = [
-    np.ndarray,
-    np.dtype,
-    *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("_core", "core")),
-    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
-    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
-]
+from modules.pickles import Admit, BrokenPickle, RefusedName, refuse
 
 
-def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
+def load(
+    path: str | Path, map_location: str | torch.device = "cpu", admit: Admit = refuse
+) -> Any:
     """Read a .pth, .pt or .safetensors file without running anything from it.
+
+    Args:
+        admit: what a .pth or .pt may name besides tensors and arrays.
 
     Returns:
         What the file holds: usually a dict. A .safetensors file gives its tensors by name, or what the .pth held
@@ -51,11 +43,14 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     if path.suffix == ".safetensors":
         return _load_safetensors(path, map_location)
     try:
-        with torch.serialization.safe_globals(NUMPY_GLOBALS):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refusal(error, path) from None
-    except Exception as error:  # rubbish that looks like a pickle trips torch's reader in any way
+        return torch_files.read(path, map_location, admit)
+    except RefusedName as error:
+        raise UserError(
+            f"refused: the file carries {error}, which is code and not weights",
+            path,
+            "get the file from a source you trust, saved as plain weights",
+        ) from None
+    except Exception as error:  # a broken zip archive fails in many ways
         raise _broken(error, path) from None
 
 
@@ -71,19 +66,8 @@ def _load_safetensors(path: Path, map_location: str | torch.device) -> Any:
         raise _broken(error, path) from None
 
 
-def _refusal(error: Exception, path: Path) -> UserError:
-    named = re.search(r"GLOBAL ([\w.]+)|(?:class|function|global) ([\w.]+\.[\w.]+)", str(error))
-    if named is None:
-        return _broken(error, path)
-    return UserError(
-        f"refused: the file carries {named.group(1) or named.group(2)}, which is code and not weights",
-        path,
-        "get the file from a source you trust, saved as plain weights",
-    )
-
-
 def _broken(error: Exception, path: Path) -> UserError:
-    detail = type(error).__name__
+    detail = str(error) if isinstance(error, BrokenPickle) else type(error).__name__
     return UserError(f"cannot read the file: it is cut off or not a weights file ({detail})", path, "get it again")
 
 
@@ -197,37 +181,3 @@ def model_state(checkpoint: Any, source: object) -> dict[str, Tensor]:
         raise UserError("the file holds no model weights", source, "give a G_<step>.pth or a released model")
     # "module." is what parallel wrappers put in front of every key
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def training_checkpoints(model_dir: str | Path, letter: str) -> dict[int, Path]:
-    """Training checkpoints of ``letter`` (G or D) by step; released and other files are not among them.
-
-    The base model of step 0 may be a .safetensors file too; a .pth goes before it.
-    """
-    pattern = re.compile(rf"{letter}_(\d+(?=\.pth)|0(?=\.safetensors))\.\w+")
-    paths = sorted(Path(model_dir).glob(f"{letter}_*"), key=lambda path: path.suffix, reverse=True)  # .pth last
-    found = {int(match.group(1)): path for path in paths if (match := pattern.fullmatch(path.name))}
-    return dict(sorted(found.items()))
-
-
-def latest_pair(model_dir: str | Path) -> tuple[int, Path, Path] | None:
-    """Step, generator and discriminator of the newest step for which both files are there."""
-    generators, discriminators = (training_checkpoints(model_dir, letter) for letter in "GD")
-    steps = sorted(generators.keys() & discriminators.keys())
-    return (steps[-1], generators[steps[-1]], discriminators[steps[-1]]) if steps else None
-
-
-def clean(model_dir: str | Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` training pairs; 0 keeps all, and G_0 and D_0 always stay.
-
-    A lone D is left by a run that was killed between its two writes, and goes too. A lone G was put there by
-    somebody, and stays.
-    """
-    if keep == 0:
-        return
-    generators, discriminators = (training_checkpoints(model_dir, letter) for letter in "GD")
-    pairs = sorted(generators.keys() & discriminators.keys() - {0})
-    for step in pairs[:-keep]:
-        generators[step].unlink(missing_ok=True)
-    for step in discriminators.keys() - {0, *pairs[-keep:]}:
-        discriminators[step].unlink(missing_ok=True)

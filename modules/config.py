@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from modules.errors import UserError
 from modules.files import write_text
+from modules.text_formats import parse_json, parse_yaml, read_text
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=2**31)]
+Size = Annotated[int, Field(gt=0, le=2**16)]  # of a network's parts: more is a slip, and would take all memory there is
+Count = Annotated[int, Field(gt=0, le=256)]  # of layers and heads
+Sizes = Annotated[list[Size], Field(min_length=1, max_length=16)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+# null for a switch is off, as so-vits-svc 4.1 reads it
+Switch = Annotated[bool, BeforeValidator(lambda value: False if value is None else value)]
 InterpolateMode = Literal["left", "nearest", "linear"]
 
 
@@ -33,13 +43,13 @@ class TrainSection(Section):
 
     log_interval: Positive = 200
     eval_interval: Positive = 800
-    seed: int = 1234
+    seed: Seed = 1234
     epochs: Positive = 10000
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    betas: tuple[float, float] = (0.8, 0.99)
+    betas: tuple[Share, Share] = (0.8, 0.99)
     eps: float = 1e-9
     batch_size: Positive = 6
-    fp16_run: bool = False
+    fp16_run: Switch = False
     half_type: Literal["fp16", "bf16"] = "fp16"
     lr_decay: float = 0.999875
     segment_size: Positive = 10240
@@ -47,12 +57,12 @@ class TrainSection(Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     c_mel: float = 45
     c_kl: float = 1.0
-    use_sr: bool = True
+    use_sr: Switch = True
     max_speclen: Positive = 512
     port: str | int = "8001"
     keep_ckpts: Annotated[int, Field(ge=0)] = 3
-    all_in_mem: bool = False
-    vol_aug: bool = False
+    all_in_mem: Switch = False
+    vol_aug: Switch = False
     # Ours: the steps before the discriminators take part; without them a step takes two thirds of the time.
     adversarial_after: Annotated[int, Field(ge=0)] = 0
 
@@ -76,34 +86,34 @@ class DataSection(Section):
 class ModelSection(Section):
     """The sizes and variants of SynthesizerTrn."""
 
-    inter_channels: Positive = 192
-    hidden_channels: Positive = 192
-    filter_channels: Positive = 768
-    n_heads: Positive = 2
-    n_layers: Positive = 6
-    kernel_size: Positive = 3
-    p_dropout: float = 0.1
+    inter_channels: Size = 192
+    hidden_channels: Size = 192
+    filter_channels: Size = 768
+    n_heads: Count = 2
+    n_layers: Count = 6
+    kernel_size: Size = 3
+    p_dropout: Share = 0.1
     resblock: str = "1"
-    resblock_kernel_sizes: list[int] = [3, 7, 11]
-    resblock_dilation_sizes: list[list[int]] = [[1, 3, 5], [1, 3, 5], [1, 3, 5]]
-    upsample_rates: list[int] = [8, 8, 2, 2, 2]
-    upsample_initial_channel: Positive = 512
-    upsample_kernel_sizes: list[int] = [16, 16, 4, 4, 4]
-    n_layers_q: Positive = 3
-    n_layers_trans_flow: Positive = 3
-    n_flow_layer: Positive = 4
-    use_spectral_norm: bool = False
-    gin_channels: Positive = 768
-    ssl_dim: Positive = 768
-    n_speakers: Positive = 200
+    resblock_kernel_sizes: Sizes = [3, 7, 11]
+    resblock_dilation_sizes: Annotated[list[Sizes], Field(min_length=1, max_length=16)] = [[1, 3, 5]] * 3
+    upsample_rates: Sizes = [8, 8, 2, 2, 2]
+    upsample_initial_channel: Size = 512
+    upsample_kernel_sizes: Sizes = [16, 16, 4, 4, 4]
+    n_layers_q: Count = 3
+    n_layers_trans_flow: Count = 3
+    n_flow_layer: Count = 4  # couplings of a transformer flow; else layers of the WaveNet in each of four couplings
+    use_spectral_norm: Switch = False
+    gin_channels: Size = 768
+    ssl_dim: Size = 768
+    n_speakers: Annotated[int, Field(gt=0, le=100_000)] = 200
     vocoder_name: Literal["nsf-hifigan", "nsf-snake-hifigan", "nsf-istft"] = "nsf-hifigan"
     speech_encoder: str = "vec768l12"
-    speaker_embedding: bool = False
-    vol_embedding: bool = False
-    use_depthwise_conv: bool = False
-    flow_share_parameter: bool = False
-    use_automatic_f0_prediction: bool = True
-    use_transformer_flow: bool = False
+    speaker_embedding: Switch = False
+    vol_embedding: Switch = False
+    use_depthwise_conv: Switch = False
+    flow_share_parameter: Switch = False
+    use_automatic_f0_prediction: Switch = True
+    use_transformer_flow: Switch = False
     # Ours: the width of the discriminators relative to the published ones, for training without a GPU.
     discriminator_width: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -116,7 +126,7 @@ class ModelSection(Section):
         return values
 
 
-Speakers = dict[str, Annotated[int, Field(ge=0)]]
+Speakers = dict[str, Annotated[int, Field(ge=0, le=100_000)]]
 
 
 class Config(Section):
@@ -167,13 +177,13 @@ class DiffusionModel(Section):
     """The sizes of Unit2Mel."""
 
     type: str = "Diffusion"
-    n_layers: Positive = 20
-    n_chans: Positive = 512
-    n_hidden: Positive = 256
-    use_pitch_aug: bool = True
+    n_layers: Count = 20
+    n_chans: Size = 512
+    n_hidden: Size = 256
+    use_pitch_aug: Switch = True
     timesteps: Positive = 1000
     k_step_max: Annotated[int, Field(ge=0)] = 0
-    n_spk: Positive = 1
+    n_spk: Annotated[int, Field(gt=0, le=100_000)] = 1
 
 
 class DiffusionVocoder(Section):
@@ -203,9 +213,9 @@ class DiffusionTrain(Section):
     num_workers: Annotated[int, Field(ge=0)] = 4
     amp_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     batch_size: Positive = 48
-    cache_all_data: bool = True
+    cache_all_data: Switch = True
     cache_device: str = "cpu"
-    cache_fp16: bool = True
+    cache_fp16: Switch = True
     epochs: Positive = 100000
     interval_log: Positive = 10
     interval_val: Positive = 2000
@@ -214,8 +224,8 @@ class DiffusionTrain(Section):
     decay_step: Positive = 100000
     gamma: float = 0.5
     weight_decay: float = 0
-    save_opt: bool = False
-    seed: int = 1234  # ours: the same seed draws the same batches and steps
+    save_opt: Switch = False
+    seed: Seed = 1234  # ours: the same seed draws the same batches and steps
 
 
 class DiffusionConfig(Section):
@@ -247,19 +257,21 @@ def load_config(path: str | Path) -> Config:
 def parse_config(text: str, source: object) -> Config:
     """A Config from JSON text; ``source`` is named in errors."""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except json.JSONDecodeError as error:
         raise UserError(
             f"not valid JSON: {error.msg}", f"{source}, line {error.lineno}", "mend the file or make it anew"
         ) from None
+    except ValueError as error:
+        raise UserError(f"not valid JSON: {error}", source, "mend the file or make it anew") from None
     return _validate(Config, values, source)
 
 
 def load_diffusion_config(path: str | Path) -> DiffusionConfig:
     """Read diffusion.yaml. Raises UserError naming the file and the key."""
     try:
-        values = yaml.safe_load(_read_text(path))
-    except yaml.YAMLError as error:
+        values = parse_yaml(_read_text(path))
+    except ValueError as error:
         raise UserError(f"not valid YAML: {error}", path, "mend the file or make it anew") from None
     return _validate(DiffusionConfig, values, path)
 
@@ -289,13 +301,8 @@ def check_same_features(config: Config, diffusion: DiffusionConfig, path: Path) 
 
 
 def _read_text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        fix = "give the path of an existing config; preprocess_flist_config.py makes a new one"
-        raise UserError("there is no such config file", path, fix) from None
-    except UnicodeDecodeError:
-        raise UserError("the config is not UTF-8 text", path, "save it as UTF-8") from None
+    fix = "give the path of an existing config; preprocess_flist_config.py makes a new one"
+    return read_text(path, "config file", fix)
 
 
 def _validate(kind: type[AnyConfig], values: Any, source: object) -> AnyConfig:
@@ -307,8 +314,59 @@ def _validate(kind: type[AnyConfig], values: Any, source: object) -> AnyConfig:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{first['msg']}; found {first['input']!r}", f"{source}, key {key}", "change it") from None
+    if isinstance(config, Config):
+        for misfit in _misfits(config):
+            raise UserError(misfit.what, f"{source}, key {misfit.key}", "change it, or take the config of this model")
     _warn_of_misspelt_keys(config, source)
     return config
+
+
+class _Misfit(NamedTuple):
+    """Two values of a config that cannot go together."""
+
+    key: str
+    what: str
+
+
+def _misfits(config: Config) -> Iterator[_Misfit]:
+    """Sizes that make no network, or one that trains on nothing."""
+    data, model = config.data, config.model
+    if data.win_length > data.filter_length:
+        what = f"a window of {data.win_length} in a transform of {data.filter_length} samples"
+        yield _Misfit("data.win_length", what)
+    if data.hop_length > data.win_length:
+        yield _Misfit("data.hop_length", f"a hop of {data.hop_length} leaps over windows of {data.win_length} samples")
+    if model.hidden_channels % model.n_heads:
+        yield _Misfit("model.n_heads", f"{model.n_heads} heads cannot share {model.hidden_channels} hidden_channels")
+    if model.inter_channels % 2:
+        yield _Misfit("model.inter_channels", f"{model.inter_channels} is odd; the flow takes it in halves")
+    least = max(data.hop_length, (data.filter_length - data.hop_length) // 2 + 1)
+    if config.train.segment_size < least:
+        what = f"segments of {config.train.segment_size} samples are shorter than the {least} that a mel needs"
+        yield _Misfit("train.segment_size", what)
+    if model.vocoder_name != "nsf-istft":
+        yield from _decoder_misfits(model, data.hop_length)
+
+
+def _decoder_misfits(model: ModelSection, hop_length: int) -> Iterator[_Misfit]:
+    rates, kernels = model.upsample_rates, model.upsample_kernel_sizes
+    if math.prod(rates) != hop_length:
+        what = f"{' x '.join(map(str, rates))} is {math.prod(rates)}, and the hop (data.hop_length) is {hop_length}"
+        yield _Misfit("model.upsample_rates", what)
+    if len(kernels) != len(rates):
+        yield _Misfit("model.upsample_kernel_sizes", f"{len(kernels)} sizes for {len(rates)} upsample_rates")
+    if model.upsample_initial_channel < 2 ** len(rates):
+        what = f"{model.upsample_initial_channel} channels cannot be halved {len(rates)} times"
+        yield _Misfit("model.upsample_initial_channel", what)
+    for kernel, rate in zip(kernels, rates, strict=False):
+        if kernel < rate or (kernel - rate) % 2:
+            yield _Misfit("model.upsample_kernel_sizes", f"{kernel} does not go with the rate {rate}")
+    if len(model.resblock_dilation_sizes) != len(model.resblock_kernel_sizes):
+        what = f"{len(model.resblock_dilation_sizes)} lists for {len(model.resblock_kernel_sizes)} kernel sizes"
+        yield _Misfit("model.resblock_dilation_sizes", what)
+    for kernel in model.resblock_kernel_sizes:
+        if kernel % 2 == 0:
+            yield _Misfit("model.resblock_kernel_sizes", f"{kernel} is even, which has no middle")
 
 
 def _warn_of_misspelt_keys(config: Section, source: object, prefix: str = "") -> None:

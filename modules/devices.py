@@ -9,6 +9,9 @@ import torch
 
 from modules.errors import UserError
 
+# By the names that command lines and configs have for them.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def pick_device(name: str | None = None) -> torch.device:
     """The named device, or the best there is: CUDA, then MPS, then CPU.
@@ -46,10 +49,14 @@ def cpu_has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def native_half(device: torch.device) -> torch.dtype:
-    """The 16-bit type that ``device`` multiplies faster than float32; float32 where there is none."""
+def fastest_dtype(device: torch.device, *, wide_range: bool = False) -> torch.dtype:
+    """The 16-bit type that ``device`` multiplies faster than float32; float32 where there is none.
+
+    Args:
+        wide_range: on CUDA take bfloat16 where the GPU has it, for values beyond the range of float16; otherwise
+            float16, which has three bits more of mantissa.
+    """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and cpu_has_bf16():
-        return torch.bfloat16
-    return torch.float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if wide_range and native else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32

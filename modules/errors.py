@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 
+def printable(text: object) -> str:
+    """Text as it can be shown: control characters, which a terminal would obey, are written out."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in str(text)
+    )
+
+
 class UserError(Exception):
     """A mistake the user can mend, in three parts.
 
@@ -13,10 +20,10 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, where: object = "", fix: str = "") -> None:
-        super().__init__(what, where, fix)
-        self.what = what
-        self.where = str(where)
-        self.fix = fix
+        self.what = printable(what)
+        self.where = printable(where)
+        self.fix = printable(fix)
+        super().__init__(self.what, self.where, self.fix)  # the arguments that an unpickled copy is made from
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,13 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """``path`` and, without end, the same with _2, _3 and so on before the suffix."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}_{number}{path.suffix}")
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:

@@ -85,7 +85,7 @@ def add_arguments(group: argparse._ActionsContainer, kind: type[Any], only: tupl
             *setting.flags,
             dest=field.name,
             type=setting.parse or _PARSERS.get(str(field.type)) or type(default),
-            default=list(default) if setting.many else default,
+            default=None if setting.required else list(default) if setting.many else default,
             choices=setting.choices,
             metavar=setting.metavar,
             help=setting.help,

@@ -70,16 +70,16 @@ def download(url: str, part: Path, patience: Patience | None = None) -> None:
         DownloadError: the address does not give the file; what came stays in ``part`` for the next try.
     """
     patience = patience or Patience()
-    failures, heard = 0, False
+    failures, answered = 0, False
     while True:
         before = _size(part)
         try:
             return _request(url, part, patience)
         except (requests.RequestException, _TryAgain) as error:
             got_further = _size(part) > before
-            heard = heard or got_further or isinstance(error, _TryAgain)
+            answered = answered or got_further or isinstance(error, _TryAgain)
             failures = 1 if got_further else failures + 1
-            if failures >= patience.attempts or (not heard and _unreachable(error)):
+            if failures >= patience.attempts or (not answered and _unreachable(error)):
                 raise DownloadError(_reason(error)) from None
             time.sleep(patience.pause * failures)
 

@@ -1,26 +1,19 @@
 """Reads torch files that carry objects of other programs, and runs nothing from them.
 
-Beside tensors, fairseq's checkpoints hold objects of fairseq, omegaconf and argparse. Each of these gets an inert
-stand-in that only keeps what the file says of it; any other object is refused by its name.
+Beside tensors, fairseq's checkpoints hold objects of fairseq, omegaconf and argparse. Each of these gets a placeholder
+that only keeps what the file says of it; any other object is refused by its name.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import pickletools
-import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from modules import checkpoint
-from modules.errors import UserError
-
-LEGACY_PICKLES = 4  # before the tensors of a file in torch's older format: magic, protocol, system, content
+from modules.pickles import Call, Unfinished
 
 
 def read(path: Path) -> Any:
@@ -29,35 +22,25 @@ def read(path: Path) -> Any:
     Raises:
         UserError: the file is missing or broken, or carries an object that is not known; the message names it.
     """
-    with torch.serialization.safe_globals(stand_ins(path)):
-        content = checkpoint.load(path)
-    try:
-        return plain(content)
-    except RecursionError:
-        raise UserError("the file nests its contents without end", path, "get it from a source you trust") from None
+    return plain(checkpoint.load(path, admit=admit))
 
 
-class StandIn:
-    """Takes the place of a foreign object and keeps its arguments and its state; it does nothing."""
+class Placeholder(Unfinished):
+    """Takes the place of an object of another program and keeps its arguments and its state; it does nothing."""
 
-    def __new__(cls, *args: Any) -> StandIn:
-        made = super().__new__(cls)
-        made.args = args
-        made.state = None
-        return made
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+        self.state: Any = None
 
-    args: tuple[Any, ...]
-    state: Any
-
-    def __init__(self, *args: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None:
+    def finish(self, state: Any) -> Placeholder:
+        """Keep the state."""
         self.state = state
+        return self
 
 
 FOREIGN_PACKAGES = ("fairseq", "omegaconf")
 # What else their objects refer to: settings of older files, and the types that omegaconf notes for its nodes.
-FOREIGN_NAMES = (
+FOREIGN_NAMES = {
     "argparse.Namespace",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
@@ -65,43 +48,20 @@ FOREIGN_NAMES = (
     "operator.getitem",
     *(f"typing.{kind}" for kind in ("Any", "List", "Dict", "Tuple", "Optional", "Union")),
     *(f"builtins.{kind}" for kind in ("str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "type")),
-)
+}
 
 
-@functools.cache
-def stand_in(name: str) -> tuple[type[StandIn], str]:
-    """The inert class that torch's safe reader shall put where the file says ``name``."""
-    return type(name.rpartition(".")[2], (StandIn,), {}), name
-
-
-def empty_dict(*_factory: Any) -> dict[Any, Any]:
-    """What a defaultdict becomes: a dict, without what the file wants to have called for missing keys."""
-    return {}
-
-
-def stand_ins(path: Path) -> list[Any]:
-    """Stand-ins for what the file may refer to; anything else stays refused."""
-    named = (name for name in global_names(path) if name.partition(".")[0] in FOREIGN_PACKAGES)
-    return [*map(stand_in, (*FOREIGN_NAMES, *named)), (empty_dict, "collections.defaultdict")]
-
-
-def global_names(path: Path) -> set[str]:
-    """Names of the classes and functions that a file's pickles refer to; nothing is loaded or run."""
-    names: set[str] = set()
-    with contextlib.suppress(Exception), path.open("rb") as file:  # reading the file will say what is wrong with it
-        streams: list[IO[bytes]] = [file] * LEGACY_PICKLES
-        if zipfile.is_zipfile(file):
-            archive = zipfile.ZipFile(file)
-            streams = [archive.open(name) for name in archive.namelist() if name.endswith("/data.pkl")]
-        else:
-            file.seek(0)
-        for stream in streams:
-            names |= {str(arg).replace(" ", ".") for op, arg, _ in pickletools.genops(stream) if op.name == "GLOBAL"}
-    return names
+def admit(name: str) -> Call:
+    """What the files may name besides tensors and arrays. Raises KeyError for anything else."""
+    if name == "collections.defaultdict":
+        return Call(lambda *_factory: {})
+    if name.partition(".")[0] in FOREIGN_PACKAGES or name in FOREIGN_NAMES:
+        return Call(Placeholder)
+    raise KeyError(name)
 
 
 def plain(value: Any, done: dict[int, Any] | None = None) -> Any:
-    """``value`` with stand-ins replaced by the dicts, lists and values they hold.
+    """``value`` with placeholders replaced by the dicts, lists and values they hold.
 
     Objects that are neither become None, and so does an object inside itself. What is shared stays shared, so
     that a small file cannot grow without bounds.
@@ -116,7 +76,7 @@ def plain(value: Any, done: dict[int, Any] | None = None) -> Any:
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    if isinstance(value, StandIn):
+    if isinstance(value, Placeholder):
         if not isinstance(value.state, dict):
             return plain(value.args[0], done) if value.args else None
         for content in ("_content", "_val"):  # omegaconf's containers and nodes

@@ -25,8 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from modules.cli import EXIT_OK, EXIT_SOME_FAILED, make_parser, run  # noqa: E402  (the root has to be on the path)
+from modules.data.folders import dataset_folders  # noqa: E402
+from modules.data.options import FeatureOptions, ListOptions, ResampleOptions  # noqa: E402
 from modules.errors import UserError  # noqa: E402
 from modules.files import write_text  # noqa: E402
+from modules.inference.options import InferenceOptions, ModelOptions  # noqa: E402
+from modules.options import add_arguments, flags, from_namespace, setting  # noqa: E402
 
 if TYPE_CHECKING:
     from modules.training.base_model import BaseModel
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
 DEMO_VOICES = ROOT / "demo"
 GUEST = "sinsy"  # sings for a user who has brought one voice only
 HELD_OUT_SECONDS = 20.0  # of a song are converted at most
-SAMPLE_RATE = 44100
 BASE_SINGERS = {"f001": 395.0, "pjs": 203.0}  # of the base model's speakers: their median f0 when they sing, Hz
 
 
@@ -82,6 +85,31 @@ class Folders:
     def model(self) -> Path:
         """As logs/<model>/."""
         return self.work / "logs" / "demo"
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """The command line."""
+
+    data: Path | None = setting(
+        None, "--data", help="your own voices: a folder with one folder of recordings a speaker"
+    )
+    out_dir: Path | None = setting(
+        None, "--out_dir", help="where the results go; default results/demo or demo_<folder>"
+    )
+    minutes: float = setting(5.0, "--minutes", help="of training, earlier runs included")
+    speech_encoder: str = setting("whisper-ppg-base", "--speech_encoder", help="which encoder reads the words")
+    f0_predictor: str = setting("fcpe", "--f0_predictor", help="which predictor finds the pitch")
+    fresh: bool = setting(False, "--fresh", help="do not go on with an earlier run")
+
+    def voices(self) -> Path:
+        """The folder of the recordings."""
+        return self.data.expanduser().resolve() if self.data else DEMO_VOICES
+
+    def folders(self) -> Folders:
+        """Where the files of this run lie."""
+        name = "demo" if self.voices() == DEMO_VOICES else f"demo_{self.voices().name}"
+        return Folders((self.out_dir or ROOT / "results" / name).resolve())
 
 
 class Runner:
@@ -158,20 +186,12 @@ def find_voices(data: Path) -> Voices:
 
 def find_speakers(folder: Path) -> dict[str, list[Path]]:
     """Audio files by speaker, both sorted. Raises UserError where there are none."""
-    from modules.audio.io import AUDIO_EXTENSIONS
+    from modules.evaluation.voices import find_audio
 
-    def recordings(place: Path) -> list[Path]:
-        return sorted(
-            path
-            for path in place.rglob("*")
-            if path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith(".") and path.is_file()
-        )
-
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    speakers = {place.name: recordings(place) for place in folders}
+    speakers = {place.name: find_audio(place) for place in dataset_folders(folder)}
     speakers = {name: files for name, files in speakers.items() if files}
-    if not speakers and recordings(folder):
-        speakers = {folder.resolve().name: recordings(folder)}
+    if not speakers and (files := find_audio(folder)):
+        speakers = {folder.resolve().name: files}
     if not speakers:
         raise UserError("the folder holds no audio", folder, "put one folder of recordings a speaker into it")
     return speakers
@@ -196,7 +216,7 @@ def collect(voices: Voices, folders: Folders) -> None:
 
 def choose_song(files: list[Path]) -> Path | None:
     """The recording that is nearest to HELD_OUT_SECONDS; None where too few would be left for training."""
-    from modules.audio.io import audio_info
+    from modules.audio import audio_info
 
     if len(files) < 4:
         return None
@@ -205,20 +225,21 @@ def choose_song(files: list[Path]) -> Path | None:
 
 def split_recording(path: Path, speaker: str, folders: Folders) -> None:
     """Keep the last fifth of a recording, HELD_OUT_SECONDS at most, from training."""
-    from modules.audio.io import load_audio, save_audio
+    from modules.audio import save_audio
+    from modules.evaluation import RATE, Recording
 
-    audio, _ = load_audio(path, SAMPLE_RATE)
-    cut = len(audio) - min(len(audio) // 5, round(HELD_OUT_SECONDS * SAMPLE_RATE))
-    save_audio(folders.raw / speaker / f"{path.stem}.wav", audio[:cut], SAMPLE_RATE)
-    save_audio(folders.held_out / speaker / f"{path.stem}_end.wav", audio[cut:], SAMPLE_RATE)
+    audio = Recording.load(path).audio
+    cut = len(audio) - min(len(audio) // 5, round(HELD_OUT_SECONDS * RATE))
+    save_audio(folders.raw / speaker / f"{path.stem}.wav", audio[:cut], RATE)
+    save_audio(folders.held_out / speaker / f"{path.stem}_end.wav", audio[cut:], RATE)
 
 
 def keep_excerpt(path: Path, target: Path) -> None:
     """Copy at most HELD_OUT_SECONDS of a song."""
-    from modules.audio.io import load_audio, save_audio
+    from modules.audio import save_audio
+    from modules.evaluation import RATE, Recording
 
-    audio, _ = load_audio(path, SAMPLE_RATE)
-    save_audio(target, audio[: round(HELD_OUT_SECONDS * SAMPLE_RATE)], SAMPLE_RATE)
+    save_audio(target, Recording.load(path, HELD_OUT_SECONDS).audio, RATE)
 
 
 def place(path: Path, target: Path) -> None:
@@ -230,29 +251,29 @@ def place(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def find_base(args: argparse.Namespace) -> BaseModel | None:
-    """The base model that comes with the project, where it is there and hears through the chosen encoder."""
+def find_base(options: DemoOptions) -> BaseModel | None:
+    """The base model that comes with the project, where it is there and was trained with the chosen encoder."""
     from modules.training import base_model
     from pretrain import BASE_DIR
 
     base = base_model.find_base(BASE_DIR)
-    return base if base and base.config.model.speech_encoder == args.speech_encoder else None
+    return base if base and base.config.model.speech_encoder == options.speech_encoder else None
 
 
-def fingerprint(voices: Voices, args: argparse.Namespace, base: BaseModel | None) -> str:
+def fingerprint(voices: Voices, options: DemoOptions, base: BaseModel | None) -> str:
     """What the work folder was made from; another fingerprint means to start anew."""
     files = [path for paths in voices.training.values() for path in paths] + list(voices.held_out.values())
     files += [base.generator] if base else []
     entries = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
-    values = {"files": entries, "encoder": args.speech_encoder, "f0": args.f0_predictor}
+    values = {"files": entries, "encoder": options.speech_encoder, "f0": options.f0_predictor}
     return json.dumps(values, ensure_ascii=False, indent=1)
 
 
-def prepare(voices: Voices, folders: Folders, args: argparse.Namespace, base: BaseModel | None) -> None:
+def prepare(voices: Voices, folders: Folders, options: DemoOptions, base: BaseModel | None) -> None:
     """Lay the work folder out, or take the one of an earlier run if it was made from the same things."""
     stamp = folders.work / "made_from.json"
-    wanted = fingerprint(voices, args, base)
-    if not args.fresh and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+    wanted = fingerprint(voices, options, base)
+    if not options.fresh and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return
     if folders.work.exists():
         print(f"the voices or settings are not those of the last run: {relative(folders.work)} starts anew")
@@ -267,27 +288,6 @@ def relative(path: Path, start: Path = ROOT) -> str:
         return Path(os.path.relpath(path, start)).as_posix()
     except ValueError:
         return path.as_posix()
-
-
-def convert_at_once(runner: Runner, folders: Folders, args: argparse.Namespace, base: BaseModel) -> Conversion:
-    """Before any training: a held-out song in the voice of a singer of the base model."""
-    from modules.evaluation.melody import choose_semitones
-
-    songs = {name: paths[0] for name, paths in find_speakers(folders.held_out).items()}
-    source = sorted(songs)[0]
-    own = sung_pitch(songs[source])
-    target, usual = choose_base_singer(base, own)
-    return convert_song(
-        runner,
-        folders,
-        args,
-        title=f"0. convert {source} to {target} with the base model",
-        model=["-m", relative(base.generator)],
-        song=(source, songs[source]),
-        target=target,
-        semitones=choose_semitones(own, usual),
-        with_base=True,
-    )
 
 
 def choose_base_singer(base: BaseModel, own: float) -> tuple[str, float]:
@@ -307,100 +307,122 @@ def choose_base_singer(base: BaseModel, own: float) -> tuple[str, float]:
     return max(singers.items(), key=lambda singer: abs(np.log2(singer[1] / own)) if own else 0.0)
 
 
-def preprocess(runner: Runner, folders: Folders, args: argparse.Namespace) -> None:
-    """Steps 1 to 3: recordings to features."""
-    lists = folders.work / "filelists"
-    runner.run(
-        "1. resample and cut into clips",
-        ["resample.py", "--in_dir", relative(folders.raw), "--out_dir2", relative(folders.dataset), "--slice"],
-        batch=True,
-    )
-    runner.run(
-        "2. write file lists and configs",
-        [
-            "preprocess_flist_config.py",
-            *("--source_dir", relative(folders.dataset)),
-            *("--train_list", relative(lists / "train.txt"), "--val_list", relative(lists / "val.txt")),
-            *("--config", relative(folders.config)),
-            *("--diffusion_config", relative(folders.config.with_name("diffusion.yaml"))),
-            *("--speech_encoder", args.speech_encoder, "--micro"),
-        ],
-    )
-    runner.run(
-        "3. compute the features",
-        [
-            "preprocess_hubert_f0.py",
-            *("--in_dir", relative(folders.dataset), "-c", relative(folders.config)),
-            *("--f0_predictor", args.f0_predictor, "--num_processes", "0"),
-        ],
-        batch=True,
-    )
+@dataclass(frozen=True)
+class Demo:
+    """The steps of one run, in their order."""
 
+    folders: Folders
+    options: DemoOptions
+    runner: Runner
 
-def train(runner: Runner, folders: Folders, args: argparse.Namespace) -> None:
-    """Step 4, for what is left of the minutes that it may take."""
-    from modules.training.logging import METRICS_NAME, read_metrics
+    def convert_at_once(self, base: BaseModel) -> Conversion:
+        """Before any training: a held-out song in the voice of a singer of the base model."""
+        from modules.evaluation.melody import choose_semitones
 
-    rows = read_metrics(folders.model / METRICS_NAME)
-    left = args.minutes - max((row.get("seconds", 0) for row in rows), default=0) / 60
-    title = "4. train"
-    if rows and not runner.fresh and left < 0.1:
-        runner.done.setdefault(title, {"command": "", "seconds": rows[-1]["seconds"]})
-    command = ["train.py", "-c", relative(folders.config), "--log_dir", relative(folders.model.parent)]
-    command += ["-m", folders.model.name, "--max_minutes", f"{max(left, 0.1):.1f}"]
-    runner.run(title, command, again=bool(rows) and left >= 0.1)
+        source, (song, *_) = min(find_speakers(self.folders.held_out).items())
+        own = sung_pitch(song)
+        target, usual = choose_base_singer(base, own)
+        model = ModelOptions(model_path=base.generator)
+        return self._convert_song(model, source, target, song, choose_semitones(own, usual), with_base=True)
 
-
-def convert(runner: Runner, folders: Folders, args: argparse.Namespace) -> list[Conversion]:
-    """Step 5: one held-out song each way; with one voice, a song of the demo's singer."""
-    speakers = sorted(path.name for path in folders.dataset.iterdir() if path.is_dir())
-    songs = {name: paths[0] for name, paths in find_speakers(folders.held_out).items()}
-    pairs = [(speakers[0], speakers[1]), (speakers[1], speakers[0])] if len(speakers) > 1 else []
-    if not pairs:
-        guest = find_voices(DEMO_VOICES).held_out[GUEST]
-        songs[GUEST] = guest
-        pairs = [(GUEST, speakers[0])]
-    return [
-        convert_song(
-            runner,
-            folders,
-            args,
-            title=f"5. convert {source} to {target}",
-            model=["-m", relative(folders.model / "G_best.pth"), "-c", relative(folders.model / "config.json")],
-            song=(source, songs[source]),
-            target=target,
-            semitones=semitones_to(songs[source], folders.dataset / target),
+    def preprocess(self) -> None:
+        """Steps 1 to 3: recordings to features."""
+        folders, lists = self.folders, self.folders.work / "filelists"
+        resample = ResampleOptions(in_dir=folders.raw, out_dir=folders.dataset, slice=True)
+        file_lists = ListOptions(
+            source_dir=relative(folders.dataset),
+            train_list=relative(lists / "train.txt"),
+            val_list=relative(lists / "val.txt"),
+            config=folders.config,
+            diffusion_config=folders.config.with_name("diffusion.yaml"),
+            speech_encoder=self.options.speech_encoder,
+            micro=True,
         )
-        for source, target in pairs
-    ]
+        features = FeatureOptions(
+            in_dir=folders.dataset, config=folders.config, f0_predictor=self.options.f0_predictor, num_processes=0
+        )
+        run = self.runner.run
+        run("1. resample and cut into clips", ["resample.py", *flags(resample, ROOT)], batch=True)
+        run("2. write file lists and configs", ["preprocess_flist_config.py", *flags(file_lists, ROOT)])
+        run("3. compute the features", ["preprocess_hubert_f0.py", *flags(features, ROOT)], batch=True)
 
+    def train(self) -> None:
+        """Step 4, for what is left of the minutes that it may take."""
+        from modules.training.logging import METRICS_NAME, read_metrics
 
-def convert_song(
-    runner: Runner,
-    folders: Folders,
-    args: argparse.Namespace,
-    *,
-    title: str,
-    model: list[str],
-    song: tuple[str, Path],
-    target: str,
-    semitones: int,
-    with_base: bool = False,
-) -> Conversion:
-    """Run inference_main.py on one song.
+        model, runner = self.folders.model, self.runner
+        rows = read_metrics(model / METRICS_NAME)
+        left = self.options.minutes - max((row.get("seconds", 0) for row in rows), default=0) / 60
+        title = "4. train"
+        if rows and not runner.fresh and left < 0.1:
+            runner.done.setdefault(title, {"command": "", "seconds": rows[-1]["seconds"]})
+        command = ["train.py", "-c", relative(self.folders.config), "--log_dir", relative(model.parent)]
+        command += ["-m", model.name, "--max_minutes", f"{max(left, 0.1):.1f}"]
+        runner.run(title, command, again=bool(rows) and left >= 0.1)
 
-    Args:
-        model: the flags that name the model.
-        song: who sings it, and its file.
-    """
-    from scripts.demo_report import Conversion
+    def convert(self) -> list[Conversion]:
+        """Step 5: one held-out song each way; with one voice, a song of the demo's singer."""
+        folders = self.folders
+        speakers = [folder.name for folder in dataset_folders(folders.dataset)]
+        songs = {name: paths[0] for name, paths in find_speakers(folders.held_out).items()}
+        pairs = [(speakers[0], speakers[1]), (speakers[1], speakers[0])] if len(speakers) > 1 else []
+        if not pairs:
+            songs[GUEST] = find_voices(DEMO_VOICES).held_out[GUEST]
+            pairs = [(GUEST, speakers[0])]
+        model = ModelOptions(model_path=folders.model / "G_best.pth", config_path=folders.model / "config.json")
+        return [
+            self._convert_song(
+                model, source, target, songs[source], semitones_to(songs[source], folders.dataset / target)
+            )
+            for source, target in pairs
+        ]
 
-    source, path = song
-    results = folders.work / "results" / f"{'base_' if with_base else ''}{source}_to_{target}"
-    command = ["inference_main.py", *model, "-n", relative(path), "-s", target, "-t", str(semitones)]
-    runner.run(title, [*command, "-f0p", args.f0_predictor, "--out_dir", relative(results)])
-    result = max(results.glob("*.flac"), key=lambda found: found.stat().st_mtime)
-    return Conversion(source, target, path, result, semitones, runner.done[title]["seconds"], with_base)
+    def _convert_song(
+        self, model: ModelOptions, source: str, target: str, song: Path, semitones: int, with_base: bool = False
+    ) -> Conversion:
+        """Run inference_main.py on a song of ``source``."""
+        from scripts.demo_report import Conversion
+
+        number, by = ("0", " with the base model") if with_base else ("5", "")
+        title = f"{number}. convert {source} to {target}{by}"
+        results = self.folders.work / "results" / f"{'base_' if with_base else ''}{source}_to_{target}"
+        inference = InferenceOptions(trans=float(semitones), f0_predictor=self.options.f0_predictor)
+        command = ["inference_main.py", *flags(model, ROOT), "-n", relative(song), "-s", target]
+        self.runner.run(title, [*command, *flags(inference), "--out_dir", relative(results)])
+        result = max(results.glob("*.flac"), key=lambda found: found.stat().st_mtime)
+        return Conversion(source, target, song, result, semitones, self.runner.done[title]["seconds"], with_base)
+
+    def report(self, conversions: list[Conversion]) -> None:
+        """Measure, draw, and write index.html; print the figures."""
+        from modules.training.logging import METRICS_NAME, read_metrics
+        from scripts import demo_report
+
+        folders, runner, data = self.folders, self.runner, self.options.voices()
+        print("\n== look at the results", flush=True)
+        likenesses = demo_report.Likenesses(find_speakers(folders.raw))
+        sections, figures = [], []
+        for conversion in conversions:
+            for path, role in ((conversion.source, "source"), (conversion.result, "result")):
+                shutil.copyfile(path, folders.out / f"{conversion.name}_{role}{path.suffix}")
+            melody, section = demo_report.measure_conversion(conversion, folders.out)
+            likeness = likenesses.compare(conversion)
+            sections.append(section)
+            figures.append((conversion, melody, likeness))
+            print(f"{conversion.name}: {demo_report.describe_melody(melody)} {demo_report.describe_likeness(likeness)}")
+        rows = read_metrics(folders.model / METRICS_NAME)
+        training = demo_report.summarise_training(rows)
+        first, last = training.first_distance, training.last_distance
+        print(f"held-out mel distance: {first:.2f} at step 0, {last:.2f} at the end")
+        demo_report.write_page(
+            folders.out / "index.html",
+            voices="the songs in demo/" if data == DEMO_VOICES else f"the voices in {data.name}/",
+            rows=rows,
+            sections=sections,
+            figures=figures,
+            steps=[demo_report.Step(title, entry["command"], entry["seconds"]) for title, entry in runner.done.items()],
+            machine=describe_machine(),
+        )
+        print(f"\nOpen {relative(folders.out / 'index.html')} in a browser to listen.")
 
 
 def semitones_to(song: Path, target: Path) -> int:
@@ -408,7 +430,8 @@ def semitones_to(song: Path, target: Path) -> int:
     import numpy as np
 
     from modules.data.features import load_f0
-    from modules.evaluation.melody import choose_semitones, median_pitch
+    from modules.evaluation.melody import choose_semitones
+    from modules.evaluation.recording import median_pitch
 
     clips = [load_f0(path) for path in sorted(target.glob("*.f0.npy"))]
     usual = median_pitch(np.concatenate([f0 for f0, _ in clips]), np.concatenate([uv for _, uv in clips]))
@@ -417,45 +440,10 @@ def semitones_to(song: Path, target: Path) -> int:
 
 def sung_pitch(song: Path) -> float:
     """The middle of a song's f0, Hz; 0 where nothing is voiced."""
-    from modules.audio.io import load_audio
-    from modules.evaluation.melody import median_pitch
+    from modules.evaluation import RATE, Recording
     from modules.f0 import get_predictor
 
-    audio, _ = load_audio(song, SAMPLE_RATE)
-    contour = get_predictor("dio", sample_rate=SAMPLE_RATE)(audio)
-    return median_pitch(contour.f0, contour.uv)
-
-
-def report(runner: Runner, folders: Folders, conversions: list[Conversion], data: Path) -> None:
-    """Measure, draw, and write index.html; print the figures."""
-    from modules.training.logging import METRICS_NAME, read_metrics
-    from scripts import demo_report
-
-    print("\n== look at the results", flush=True)
-    listener = demo_report.Listener({path.name: sorted(path.iterdir()) for path in folders.raw.iterdir()})
-    sections, figures = [], []
-    for conversion in conversions:
-        for path, role in ((conversion.source, "source"), (conversion.result, "result")):
-            shutil.copyfile(path, folders.out / f"{conversion.name}_{role}{path.suffix}")
-        melody, section = demo_report.measure_conversion(conversion, folders.out)
-        likeness = listener.compare(conversion)
-        sections.append(section)
-        figures.append((conversion, melody, likeness))
-        print(f"{conversion.name}: {demo_report.describe_melody(melody)} {demo_report.describe_likeness(likeness)}")
-    rows = read_metrics(folders.model / METRICS_NAME)
-    training = demo_report.summarise_training(rows)
-    print(f"held-out mel distance: {training.first_distance:.2f} at step 0, {training.last_distance:.2f} at the end")
-    demo_report.write_page(
-        folders.out / "index.html",
-        voices="the songs in demo/" if data == DEMO_VOICES else f"the voices in {data.name}/",
-        training=training,
-        rows=rows,
-        sections=sections,
-        figures=figures,
-        steps=[demo_report.Step(title, entry["command"], entry["seconds"]) for title, entry in runner.done.items()],
-        machine=describe_machine(),
-    )
-    print(f"\nOpen {relative(folders.out / 'index.html')} in a browser to listen.")
+    return Recording.load(song).pitch(get_predictor("dio", sample_rate=RATE))
 
 
 def describe_machine() -> str:
@@ -470,34 +458,27 @@ def describe_machine() -> str:
     )
 
 
-def demo(args: argparse.Namespace) -> int:
-    """The whole demo."""
-    if not args.minutes > 0:
-        raise UserError(f"{args.minutes:g} minutes are no training", "--minutes", "give a number above 0")
-    data = args.data.expanduser().resolve() if args.data else DEMO_VOICES
-    name = "demo" if data == DEMO_VOICES else f"demo_{data.name}"
-    folders = Folders((args.out_dir or ROOT / "results" / name).resolve())
-    voices, base = find_voices(data), find_base(args)
-    prepare(voices, folders, args, base)
-    runner = Runner(folders.work / "done.json")
-    runner.run("fetch the speech encoder", ["-m", "pretrain", "fetch", args.speech_encoder])
-    conversions = [convert_at_once(runner, folders, args, base)] if base else []
-    preprocess(runner, folders, args)
-    train(runner, folders, args)
-    report(runner, folders, conversions + convert(runner, folders, args), data)
+def run_demo(args: argparse.Namespace) -> int:
+    options = from_namespace(DemoOptions, args)
+    if not options.minutes > 0:
+        raise UserError(f"{options.minutes:g} minutes are no training", "--minutes", "give a number above 0")
+    folders = options.folders()
+    voices, base = find_voices(options.voices()), find_base(options)
+    prepare(voices, folders, options, base)
+    demo = Demo(folders, options, Runner(folders.work / "done.json"))
+    demo.runner.run("fetch the speech encoder", ["-m", "pretrain", "fetch", options.speech_encoder])
+    conversions = [demo.convert_at_once(base)] if base else []
+    demo.preprocess()
+    demo.train()
+    demo.report(conversions + demo.convert())
     return EXIT_OK
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run the demo."""
     parser = make_parser("Train a small model on a few songs and convert one singer to the other.")
-    parser.add_argument("--data", type=Path, help="your own voices: a folder with one folder of recordings a speaker")
-    parser.add_argument("--out_dir", type=Path, help="where the results go; default results/demo or demo_<folder>")
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training, earlier runs included")
-    parser.add_argument("--speech_encoder", default="whisper-ppg-base", help="which encoder reads the words")
-    parser.add_argument("--f0_predictor", default="fcpe", help="which predictor finds the pitch")
-    parser.add_argument("--fresh", action="store_true", help="do not go on with an earlier run")
-    return run(demo, parser.parse_args(argv))
+    add_arguments(parser, DemoOptions)
+    return run(run_demo, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

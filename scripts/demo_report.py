@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Any
 from modules.files import write_text
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from modules.evaluation import Pair, Recording
     from modules.evaluation.melody import Melody
 
 TEMPLATE = Path(__file__).with_name("demo_report.html")
 PRETRAIN = Path(__file__).resolve().parent.parent / "pretrain"
-HOP_LENGTH = 512
-SAMPLE_RATE = 44100
-JUDGE = "pm"  # finds the pitch of both sides; another one than the conversion uses. dio halves what young models sing
+REFERENCE_PREDICTOR = "pm"  # of both sides; another one than the conversion uses. dio halves what young models sing
 GOOD_CORRELATION, GOOD_CENTS = 0.95, 25.0
 DISTANCE_KEY = "val/mel_distance"  # of metrics.jsonl, as train.py writes it
 LOSS_LABELS = {
@@ -60,12 +57,16 @@ class Conversion:
 
     @property
     def name(self) -> str:
-        """For file names."""
         return f"{'base_' if self.with_base else ''}{self.source_speaker}_to_{self.target_speaker}"
+
+    def as_pair(self) -> Pair:
+        """As the measures of quality take it."""
+        from modules.evaluation import Pair
+
+        return Pair(self.source, self.result, self.target_speaker, self.source_speaker, self.semitones)
 
     @property
     def stage(self) -> str:
-        """For headings."""
         return "At once, with the base model" if self.with_base else "After training"
 
 
@@ -140,31 +141,30 @@ def summarise_training(rows: Sequence[Mapping[str, Any]]) -> Training:
 
 def measure_conversion(conversion: Conversion, out_dir: Path) -> tuple[Melody, str]:
     """Compare source and result, draw them into ``out_dir``; returns the figures and the section of the page."""
-    from modules.audio.io import audio_info, load_audio
+    from modules.audio import audio_info
+    from modules.evaluation import Recording
     from modules.evaluation.melody import compare_melodies
     from modules.evaluation.pictures import audio_tag, draw_pair, picture_uri
     from modules.f0 import get_predictor
 
-    predictor = get_predictor(JUDGE, hop_length=HOP_LENGTH, sample_rate=SAMPLE_RATE)
-    source, _ = load_audio(conversion.source, SAMPLE_RATE)
-    result, _ = load_audio(conversion.result, SAMPLE_RATE)
-    frames = min(len(source), len(result)) // HOP_LENGTH
-    contours = predictor(source, frames), predictor(result, frames)
+    predictor = get_predictor(REFERENCE_PREDICTOR)
+    source, result = Recording.load(conversion.source), Recording.load(conversion.result)
+    contours = source.contour(predictor), result.contour(predictor)
     melody = compare_melodies(*contours, conversion.semitones)
     picture = out_dir / f"{conversion.name}.png"
     titles = f"source: {conversion.source_speaker} sings", f"result: {conversion.target_speaker} sings it"
-    draw_pair((source, result), titles, contours, conversion.semitones, picture)
+    draw_pair((source.audio, result.audio), titles, contours, conversion.semitones, picture)
     section = Template(SECTION).substitute(
         stage=conversion.stage,
         source_speaker=html.escape(conversion.source_speaker),
         target_speaker=html.escape(conversion.target_speaker),
         song=html.escape(conversion.source.stem),
-        source_audio=audio_tag(source),
-        result_audio=audio_tag(result),
+        source_audio=audio_tag(source.audio),
+        result_audio=audio_tag(result.audio),
         picture=picture_uri(picture),
         verdict=html.escape(describe_melody(melody)),
         moved=html.escape(describe_move(conversion)),
-        length=html.escape(describe_lengths(len(source), len(result), audio_info(conversion.source).sample_rate)),
+        length=html.escape(describe_lengths(source, result, audio_info(conversion.source).sample_rate)),
         seconds=f"{conversion.seconds:.0f}",
     )
     return melody, section
@@ -183,7 +183,7 @@ def describe_melody(melody: Melody) -> str:
     )
 
 
-class Listener:
+class Likenesses:
     """Tells how alike singers sound, where the speaker encoder's weights are in pretrain/.
 
     Args:
@@ -191,33 +191,25 @@ class Listener:
     """
 
     def __init__(self, recordings: Mapping[str, Sequence[Path]]) -> None:
-        from modules.errors import UserError
-        from modules.evaluation.ge2e import Ge2eEncoder
+        from modules.evaluation import NotMeasured, Tools, Voices
+        from modules.evaluation.speaker import SpeakerSimilarity
+        from modules.f0 import get_predictor
 
-        self.recordings = recordings
-        self.encoder: Ge2eEncoder | None = None
-        with contextlib.suppress(UserError):
-            self.encoder = Ge2eEncoder.load(pretrain_dir=PRETRAIN)
+        self.metric: SpeakerSimilarity | None = None
+        with contextlib.suppress(NotMeasured):
+            tools = Tools(get_predictor(REFERENCE_PREDICTOR), Voices(recordings), pretrain_dir=PRETRAIN)
+            self.metric = SpeakerSimilarity(tools)
 
     def compare(self, conversion: Conversion) -> Likeness | None:
         """How near a result is to both singers; None where that cannot be measured."""
-        from modules.evaluation.speaker import cosine
+        from modules.evaluation import Case, Recording
 
-        if self.encoder is None:
+        if self.metric is None:
             return None
-        result = self._voice([conversion.result])
-        target = self._voice(self.recordings.get(conversion.target_speaker, ()))
-        source = self._voice(self.recordings.get(conversion.source_speaker, (conversion.source,)))
-        return Likeness(cosine(result, target), cosine(result, source))
-
-    def _voice(self, paths: Iterable[Path]) -> np.ndarray | None:
-        """The direction in the middle of the recordings' vectors; None where there are none."""
-        from modules.evaluation.base import Recording
-        from modules.evaluation.speaker import mean_vector
-
-        assert self.encoder is not None
-        vectors = [self.encoder.embed(Recording.load(path).speech) for path in paths]
-        return mean_vector([vector for vector in vectors if vector is not None])
+        recordings = Recording.load(conversion.source), Recording.load(conversion.result)
+        case = Case(conversion.as_pair(), *recordings, conversion.semitones)
+        values = self.metric.measure(case).values
+        return Likeness(values["similarity_target"], values["similarity_source"])
 
 
 def describe_likeness(likeness: Likeness | None) -> str:
@@ -255,19 +247,20 @@ def describe_move(conversion: Conversion) -> str:
     )
 
 
-def describe_lengths(source: int, result: int, source_rate: int) -> str:
-    """Lengths of both in samples at SAMPLE_RATE."""
-    if source == result:
-        return f"{source / SAMPLE_RATE:.2f} s in, {result / SAMPLE_RATE:.2f} s out: the same to the sample."
-    resampled = f" (the source has {source_rate} Hz)" if source_rate != SAMPLE_RATE else ""
-    return f"{source} samples in{resampled}, {result} samples out."
+def describe_lengths(source: Recording, result: Recording, source_rate: int) -> str:
+    """Lengths of both, in samples where they differ."""
+    from modules.evaluation import RATE
+
+    if len(source.audio) == len(result.audio):
+        return f"{source.seconds:.2f} s in, {result.seconds:.2f} s out: the same to the sample."
+    resampled = f" (the source has {source_rate} Hz)" if source_rate != RATE else ""
+    return f"{len(source.audio)} samples in{resampled}, {len(result.audio)} samples out."
 
 
 def write_page(
     path: Path,
     *,
     voices: str,
-    training: Training,
     rows: Sequence[Mapping[str, Any]],
     sections: Sequence[str],
     figures: Sequence[tuple[Conversion, Melody, Likeness | None]],
@@ -277,6 +270,7 @@ def write_page(
     """Draw the losses and write the page: one file that needs nothing beside it."""
     from modules.evaluation.pictures import page_style, picture_uri
 
+    training = summarise_training(rows)
     curve = path.with_name("training.png")
     draw_training(rows, curve)
     table = "\n".join(

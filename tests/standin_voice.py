@@ -80,7 +80,7 @@ def small_config(**model: Any) -> Config:
 def small_model(config: Config, seed: int = 0) -> models.SynthesizerTrn:
     """The model of a config with random weights, none zero, so that every input matters."""
     torch.manual_seed(seed)
-    model = models.SynthesizerTrn(config.spec_channels, config.segment_frames, **config.model.model_dump())
+    model = models.build(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

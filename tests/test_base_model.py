@@ -25,7 +25,8 @@ from modules.config import Config, load_config
 from modules.errors import UserError
 from modules.training import base_model
 from modules.training.distributed import Ranks
-from modules.training.vits import Options, build_networks, train
+from modules.training.options import TrainOptions
+from modules.training.vits import build_networks, train
 from pretrain import BASE_DIR, BASE_DISCRIMINATOR, BASE_GENERATOR, BASE_POSTERIOR
 from tests.conftest import ROOT
 from tests.standin_voice import small_config, write_base, write_encoder
@@ -97,7 +98,7 @@ def assert_as_initialised(config: Config, base: Path | None, tmp_path: Path) -> 
 
 def test_another_encoder_or_other_sizes_start_from_nothing_and_say_why(base: Path, tmp_path: Path) -> None:
     note = assert_as_initialised(config_for(["x"], speech_encoder="hubertsoft"), base, tmp_path)
-    assert "hears through the speech encoder vec768l12 and the config names hubertsoft" in note
+    assert "trained with the speech encoder vec768l12 and the config names hubertsoft" in note
 
     note = assert_as_initialised(config_for(["x"], hidden_channels=32, n_layers=2), base, tmp_path)
     assert "model.hidden_channels is 32 here and 16 there" in note and "model.n_layers is 2 here and 1 there" in note
@@ -164,7 +165,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(prepared: Path, folder: Path, max_steps: int, base: Path | None) -> int:
-    return train(prepared / "configs/config.json", folder, Options(max_steps=max_steps, base_dir=base), CPU)
+    config = prepared / "configs/config.json"
+    options = TrainOptions(config, folder.name, folder.parent, max_steps=max_steps, base_dir=base)
+    return train(options, CPU)
 
 
 def test_a_resumed_run_never_reads_the_base_model_again(
@@ -189,8 +192,8 @@ def test_a_base_model_of_the_users_own_goes_before(base: Path, tmp_path: Path) -
     folder = tmp_path / "m"
     torch.manual_seed(77)
     networks = build_networks(config_for(["x"]), CPU, tmp_path / "none")[0]
-    for player in networks.players:
-        checkpoint.save({"model": player.module.state_dict()}, folder / f"{player.letter}_0.pth")
+    for network in networks.pair:
+        checkpoint.save({"model": network.module.state_dict()}, folder / f"{network.name}_0.pth")
     generator, _, notes = begun(config_for(["x"]), base, folder)
     assert torch.equal(generator["pre.weight"], networks.generator.state_dict()["pre.weight"])
     assert not torch.equal(generator["pre.weight"], stored(base)["pre.weight"])
@@ -243,9 +246,9 @@ def test_the_config_of_micro_fits_a_base_model_of_its_template(tmp_path: Path, m
     config = micro_config()
     base = load_config("configs/config.json")
     base.spk, base.model.n_speakers = dict(BASE_SPEAKERS), 4
-    assert base_model.misfit(config, base) == ""
+    assert base_model.incompatibility(config, base) == ""
     base.model.n_layers += 1
-    assert "model.n_layers" in base_model.misfit(config, base)
+    assert "model.n_layers" in base_model.incompatibility(config, base)
 
 
 def micro_config() -> Config:

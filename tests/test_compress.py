@@ -11,6 +11,7 @@ import torch
 import compress_model
 from modules import checkpoint
 from modules.config import Config, parse_config
+from modules.training.resume import clean, newest
 from tests.parity import fill, golden
 
 GOLDENS = Path(__file__).parent / "parity" / "goldens"
@@ -71,8 +72,8 @@ def test_a_release_is_neither_resumed_from_nor_cleaned_away(trained):
     for step in (1600, 2400):
         for letter in "GD":
             (folder / f"{letter}_{step}.pth").write_bytes(b"x")
-    assert checkpoint.latest_pair(folder)[0] == 2400
-    checkpoint.clean(folder, keep=1)
+    assert newest(folder)[0] == 2400
+    clean(folder, keep=1)
     assert path.exists() and half.exists()
     assert sorted(p.name for p in folder.glob("[GD]_*00.pth")) == ["D_2400.pth", "G_2400.pth"]
 

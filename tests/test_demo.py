@@ -260,7 +260,6 @@ def test_the_page_needs_nothing_beside_it_and_plays_what_it_shows(tmp_path) -> N
     demo_report.write_page(
         tmp_path / "index.html",
         voices="x",
-        training=training,
         rows=rows,
         sections=[section],
         figures=[(conversion, melody, demo_report.Likeness(0.91, float("nan")))],
@@ -301,11 +300,11 @@ def test_a_result_is_compared_with_the_recordings_of_both_singers(tmp_path, monk
     low, high = ([write_tone(tmp_path / f"{hz}_{n}.wav", 0.3, hz + n) for n in range(2)] for hz in (150, 800))
     conversion = Conversion("deep", "bright", low[0], high[0], 24, 1.0)
     monkeypatch.setattr(Ge2eEncoder, "load", lambda **_: Ear())
-    near = demo_report.Listener({"deep": low, "bright": high}).compare(conversion)
+    near = demo_report.Likenesses({"deep": low, "bright": high}).compare(conversion)
     assert near is not None and near.to_target > 0.95 and near.to_source < 0.3
     assert f"{near.to_target:.2f} to the target singer" in demo_report.describe_likeness(near)
 
-    unknown_target = demo_report.Listener({"deep": low}).compare(conversion)
+    unknown_target = demo_report.Likenesses({"deep": low}).compare(conversion)
     assert unknown_target is not None and np.isnan(unknown_target.to_target)
     assert "to the source singer" in (text := demo_report.describe_likeness(unknown_target)) and "target" not in text
 
@@ -313,7 +312,7 @@ def test_a_result_is_compared_with_the_recordings_of_both_singers(tmp_path, monk
         raise UserError("no weights")
 
     monkeypatch.setattr(Ge2eEncoder, "load", missing)
-    nothing = demo_report.Listener({"deep": low, "bright": high}).compare(conversion)
+    nothing = demo_report.Likenesses({"deep": low, "bright": high}).compare(conversion)
     assert nothing is None and demo_report.describe_likeness(nothing) == ""
 
 

@@ -79,6 +79,14 @@ def test_training_loss_equals_the_published_numbers(case: str) -> None:
     golden.compare(meta, arrays, "q_sample", noisy.numpy())
 
 
+def mix_weights(mix: dict[int, float], model: Unit2Mel, frames: int) -> torch.Tensor:
+    """The published program's mix by dict as weights [frames, speakers]."""
+    assert model.spk_embed is not None
+    weights = torch.zeros(model.spk_embed.num_embeddings)
+    weights[list(mix)] = torch.tensor(list(mix.values()))
+    return weights.expand(frames, -1)
+
+
 @pytest.mark.parametrize("case", SAMPLED)
 def test_sampled_mel_equals_the_published_one(case: str) -> None:
     """With the mixes by dict and by frame among them (B4)."""
@@ -88,7 +96,8 @@ def test_sampled_mel_equals_the_published_one(case: str) -> None:
     if "mix_weights" in inputs:
         speaker = inputs["mix_weights"]
     elif call["spk_mix_dict"]:
-        speaker = {int(index): weight for index, weight in call["spk_mix_dict"].items()}
+        frames = inputs["units"].shape[1]
+        speaker = mix_weights({int(index): weight for index, weight in call["spk_mix_dict"].items()}, model, frames)
     mel = model.infer(
         *conditions(inputs),
         speaker,
@@ -185,7 +194,7 @@ def test_a_frame_mix_of_one_speaker_equals_that_speaker() -> None:
     assert not torch.allclose(alone, mel(torch.tensor([1])), atol=1e-2)
     weights = torch.zeros(frames, 3)
     weights[:, 2] = 1
-    for speaker in (weights, weights.unsqueeze(0), {2: 1.0}, {0: 0.0, 2: weights[None, :, 2:]}):
+    for speaker in (weights, weights.unsqueeze(0), mix_weights({2: 1.0}, model, frames)):
         torch.testing.assert_close(mel(speaker), alone, atol=1e-4, rtol=1e-4)
 
 
@@ -289,12 +298,12 @@ def test_a_denoiser_in_bfloat16_stays_close_to_float32(method: str) -> None:
 def test_a_loaded_model_computes_in_what_the_device_has(tmp_path: Path) -> None:
     from diffusion.unit2mel import build_unit2mel, load_unit2mel
     from modules.config import DiffusionConfig
-    from modules.devices import native_half
+    from modules.devices import fastest_dtype
 
     small = {"n_layers": 2, "n_chans": 16, "n_hidden": 8, "timesteps": 20}
     config = DiffusionConfig.model_validate({"model": small, "data": {"encoder_out_channels": 24}})
     torch.save({"model": build_unit2mel(config).state_dict()}, tmp_path / "model_5.pt")
-    for precision, dtype in (("auto", native_half(torch.device("cpu"))), ("fp32", torch.float32)):
+    for precision, dtype in (("auto", fastest_dtype(torch.device("cpu"), wide_range=True)), ("fp32", torch.float32)):
         model = load_unit2mel(tmp_path / "model_5.pt", config, "cpu", precision)
         assert model.decoder.denoise_fn.input_projection.weight.dtype == dtype
         assert model.unit_embed.weight.dtype == model.decoder.spec_min.dtype == torch.float32

@@ -25,7 +25,7 @@ from modules.training import diffusion as training
 from modules.training.diffusion import STEPS_A_CLIP, checkpoints, choose_device, clean, held_out_loss, train
 from modules.training.distributed import Ranks
 from modules.training.logging import read_metrics
-from modules.training.run import RunOptions
+from modules.training.options import DiffusionTrainOptions
 from tests.conftest import ROOT
 from tests.tiny_diffusion import make_diffusion_dataset, tiny_diffusion_config
 
@@ -53,7 +53,7 @@ def run(prepared: Path, tmp_path: Path) -> Any:
         values["env"]["expdir"] = str(tmp_path / folder)
         path = tmp_path / "diffusion.yaml"
         DiffusionConfig.model_validate(values).save(path)
-        assert train(path, RunOptions(max_steps=max_steps), CPU) == 0
+        assert train(DiffusionTrainOptions(path, max_steps=max_steps), CPU) == 0
         return tmp_path / folder
 
     return start
@@ -104,7 +104,7 @@ def test_without_a_vocoder_training_says_that_there_is_no_audio(
     config = load_diffusion_config(prepared)
     config.env.expdir, config.vocoder.ckpt = str(tmp_path / "exp"), str(tmp_path / "nowhere/model")
     config.save(tmp_path / "diffusion.yaml")
-    assert train(tmp_path / "diffusion.yaml", RunOptions(max_steps=2), CPU) == 0
+    assert train(DiffusionTrainOptions(tmp_path / "diffusion.yaml", max_steps=2), CPU) == 0
     assert "no audio in TensorBoard" in capsys.readouterr().out
 
 
@@ -296,7 +296,7 @@ def test_speakers_that_change_places_are_refused_on_resume(run: Any, prepared: P
     config.spk = {"alice": 1, "bob": 0}
     config.save(tmp_path / "diffusion.yaml")
     with pytest.raises(UserError, match="'alice' had the id 0"):
-        train(tmp_path / "diffusion.yaml", RunOptions(max_steps=4), CPU)
+        train(DiffusionTrainOptions(tmp_path / "diffusion.yaml", max_steps=4), CPU)
 
 
 def test_a_nan_ends_the_run_with_the_last_good_checkpoint_named(run: Any, prepared: Path, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_a_nan_ends_the_run_with_the_last_good_checkpoint_named(run: Any, prepar
     config.data.training_files = str(root / "train.txt")
     config.save(tmp_path / "diffusion.yaml")
     with pytest.raises(UserError, match="NaN or infinite at step 3; model_2.pt is kept"):
-        train(tmp_path / "diffusion.yaml", RunOptions(max_steps=8), CPU)
+        train(DiffusionTrainOptions(tmp_path / "diffusion.yaml", max_steps=8), CPU)
     assert list(checkpoints(folder)) == [2]
 
 

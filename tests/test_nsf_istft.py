@@ -11,6 +11,7 @@ import torch
 from modules.errors import UserError
 from modules.nn.noise import Noise, RowNoise
 from tests.synthesiser import ISTFT_SIZES, small_synthesiser, song
+from vdecoder import DecoderSizes
 from vdecoder.nsf_istft import NSFISTFT, ShortTimeSpectrum
 from vdecoder.source import PulseSource, cosine_sum
 
@@ -22,7 +23,7 @@ def decoder(**changes: Any) -> NSFISTFT:
     torch.manual_seed(0)
     sizes = {**ISTFT_SIZES, **changes}
     del sizes["vocoder_name"]
-    return NSFISTFT(inter_channels=16, resblock="1", gin_channels=8, sampling_rate=RATE, **sizes)
+    return NSFISTFT(DecoderSizes(inter_channels=16, resblock="1", gin_channels=8, sampling_rate=RATE, **sizes))
 
 
 def decode(vocoder: NSFISTFT, f0: torch.Tensor, seed: int = 3) -> torch.Tensor:

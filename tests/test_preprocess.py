@@ -169,7 +169,7 @@ def test_features_equal_the_golden_and_are_read_as_the_original_reads_them(tmp_p
     vocoder.parent.mkdir()
     (vocoder.parent / "config.json").write_text(json.dumps(meta["config"]["vocoder_config_json"]))
     config = Config.model_validate(meta["config"]["config_json"])
-    options = work.FeatureOptions(
+    options = work.FeatureSettings(
         encoder=config.model.speech_encoder,
         predictor="dio",
         with_volume=True,
@@ -404,7 +404,7 @@ def test_the_users_device_is_respected_and_workers_spread_over_gpus(monkeypatch:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert work.choose_devices("cpu") == ("cpu",)
     assert work.choose_devices(None) == ("cuda:0", "cuda:1", "cuda:2")
-    job = work.FeatureJob(work.FeatureOptions("whisper-ppg-tiny", "pm"), work.choose_devices(None))
+    job = work.FeatureJob(work.FeatureSettings("whisper-ppg-tiny", "pm"), work.choose_devices(None))
     assert [str(job(worker).device) for worker in range(4)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]  # type: ignore[attr-defined]
     monkeypatch.setenv("LOCAL_RANK", "4")
     assert work.choose_devices(None) == ("cuda:1",)
@@ -432,7 +432,7 @@ def test_batches_for_an_accelerator_give_the_features_of_single_clips(place: Wor
     wavs = [place.record(f"{index}.wav", VOICE[: 20000 + 4000 * index]) for index in range(4)]
     wavs.insert(2, place.record("bad.wav", np.full(20000, np.nan), subtype="FLOAT"))
     assert work.batches(wavs, ["cuda:0"]) == [tuple(wavs)] and len(work.batches(wavs, ["cpu"])) == 5
-    options = work.FeatureOptions("whisper-ppg-tiny", "pm", precision="fp32")
+    options = work.FeatureSettings("whisper-ppg-tiny", "pm", precision="fp32")
     outcomes = work.FeatureMaker(options, "cpu")(wavs)
     assert [isinstance(outcome, work.Made) for outcome in outcomes] == [True, True, False, True, True]
     together = [torch.load(FeaturePaths.of(wav).units) for wav in wavs if wav.name != "bad.wav"]
@@ -445,7 +445,7 @@ def test_batches_for_an_accelerator_give_the_features_of_single_clips(place: Wor
 
 def test_one_clip_that_cannot_be_encoded_does_not_take_its_batch_along(place: Workplace) -> None:
     wavs = [place.record(f"{index}.wav", VOICE[: 20000 + 1000 * index]) for index in range(3)]
-    maker = work.FeatureMaker(work.FeatureOptions("whisper-ppg-tiny", "pm"), "cpu")
+    maker = work.FeatureMaker(work.FeatureSettings("whisper-ppg-tiny", "pm"), "cpu")
     encode = maker.encoder.encode_batch
 
     def fails(audios: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.data.preprocess_pool import CannotStart, Failure, process_count, remove_leftovers, run_all
+from modules.data.worker_pool import CannotStart, Failure, process_count, remove_leftovers, run_all
 from modules.errors import UserError
 
 

@@ -15,9 +15,10 @@ import torch
 from modules.audio.io import load_audio
 from modules.errors import UserError
 from modules.evaluation import METRICS, metric_class
-from modules.evaluation.base import Figure, Metric, Pair, Recording, Tools
+from modules.evaluation.base import Figure, Metric, Pair, Tools
 from modules.evaluation.melody import choose_semitones
-from modules.evaluation.transcriber import Heard, load_whisper
+from modules.evaluation.recording import Recording
+from modules.evaluation.transcriber import Transcript, load_whisper
 from modules.evaluation.voices import Voices
 from modules.evaluation.words import Words, character_error_rate, find_text, read_transcripts
 from modules.f0 import get_predictor
@@ -138,7 +139,7 @@ def test_what_is_not_installed_is_reported_and_the_rest_is_measured(table, tmp_p
     voices.mkdir(parents=True)
     (voices / "a.flac").write_bytes((ROOT / SONGS["sinsy"]).read_bytes())
     request = Request(
-        tmp_path / "out", tuple(METRICS), pairs=table, voices=voices.parent, pretrain_dir=tmp_path / "no_weights"
+        out_dir=tmp_path / "out", pairs=table, voices=voices.parent, pretrain_dir=tmp_path / "no_weights"
     )
     assert measure(request) == 1  # of the missing file
     shown = capsys.readouterr().out
@@ -239,7 +240,7 @@ def test_a_shift_that_nobody_gave_is_heard(songs, tmp_path) -> None:
     soundfile.write(tmp_path / "moved.wav", sing_as(audio, 1.0, 3.1), RATE)
     path = tmp_path / "pairs.csv"
     path.write_text(f"source,output,target\n{songs['taro']},moved.wav,sinsy\n")
-    assert measure(Request(tmp_path / "out", ("melody",), pairs=path)) == 0
+    assert measure(Request(out_dir=tmp_path / "out", metrics=("melody",), pairs=path)) == 0
     pair = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))["pairs"][0]
     assert pair["semitones"] == 3 and pair["values"]["f0_cents"] == pytest.approx(10, abs=2)
 
@@ -274,8 +275,8 @@ def test_the_error_that_a_conversion_adds_is_that_over_the_sources_own(monkeypat
         def __init__(self, *_: object) -> None:
             pass
 
-        def hear(self, audio: np.ndarray, language: str | None) -> Heard:
-            return Heard(texts[int(audio[0])], language or "en")
+        def transcribe(self, audio: np.ndarray, language: str | None) -> Transcript:
+            return Transcript(texts[int(audio[0])], language or "en")
 
     monkeypatch.setattr("modules.evaluation.words.Transcriber", Listener)
     words = Words(Tools(get_predictor("pm"), Voices()))

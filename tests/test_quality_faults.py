@@ -15,9 +15,10 @@ import pyworld
 
 from modules.errors import UserError
 from modules.evaluation import metric_class
-from modules.evaluation.base import RATE, Case, Metric, Pair, Recording, Tools
+from modules.evaluation.base import Case, Metric, Pair, Tools
 from modules.evaluation.clipping import clipped_share
 from modules.evaluation.ge2e import WEIGHT, Ge2eEncoder, leave_out_pauses, raise_level
+from modules.evaluation.recording import RATE, Recording
 from modules.evaluation.transcriber import WEIGHT as WHISPER
 from modules.evaluation.voices import Voices
 from modules.f0 import get_predictor
@@ -225,7 +226,7 @@ def test_units_of_another_song_are_further_away(honest, source, tools) -> None:
         frames = audio[: len(audio) // 882 * 882].reshape(-1, 882)
         return np.log(np.abs(np.fft.rfft(frames))[:, :80].T + 1e-3)
 
-    metric = metric_class("units")(Tools(tools.judge, tools.voices, encode=encode))
+    metric = metric_class("units")(Tools(tools.reference_predictor, tools.voices, encode=encode))
     pair = Pair(Path("source"), Path("output"), "taro")
     other = Recording.load(DEMO / "held_out/sinsy/greensleeves.flac", SECONDS)
     found = [

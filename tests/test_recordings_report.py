@@ -14,7 +14,7 @@ import soundfile
 import resample
 from modules.audio.io import load_audio
 from modules.audio.loudness import loudness
-from modules.data.recordings_examine import BLOCK_SECONDS, examine, examine_folder
+from modules.data.recordings_measure import BLOCK_SECONDS, measure, measure_folder
 from modules.data.recordings_report import (
     MEANINGS,
     FileReport,
@@ -48,13 +48,13 @@ def kinds(report: FileReport) -> set[str]:
 
 
 def whole(folder: Path, speakers: tuple[str, ...] = ()) -> RecordingsReport:
-    *_, report = examine_folder(folder, speakers)
+    *_, report = measure_folder(folder, speakers)
     assert isinstance(report, RecordingsReport)
     return report
 
 
 def test_the_figures_of_a_good_song_agree_with_other_measurements() -> None:
-    report = examine(SONG, "sinsy")
+    report = measure(SONG, "sinsy")
     audio, _ = load_audio(SONG)
     assert report.problems == () and report.usable
     assert report.seconds == pytest.approx(len(audio) / RATE)
@@ -68,8 +68,8 @@ def test_the_figures_of_a_good_song_agree_with_other_measurements() -> None:
 def test_a_long_file_is_read_in_blocks_and_gives_the_same_figures(tmp_path) -> None:
     short = song(8.0)
     repeats = round(BLOCK_SECONDS / 8 * 1.5)
-    long = examine(written(tmp_path / "long.wav", np.tile(short, repeats), subtype="PCM_16"))
-    one = examine(written(tmp_path / "one.wav", short, subtype="PCM_16"))
+    long = measure(written(tmp_path / "long.wav", np.tile(short, repeats), subtype="PCM_16"))
+    one = measure(written(tmp_path / "one.wav", short, subtype="PCM_16"))
     assert long.seconds == pytest.approx(8 * repeats) and long.seconds > BLOCK_SECONDS
     assert long.lufs == pytest.approx(one.lufs, abs=0.3)
     assert long.silence_share == pytest.approx(one.silence_share, abs=0.02)
@@ -112,7 +112,7 @@ FAULTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int, str]] = {
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_is_found(kind: str, tmp_path) -> None:
     change, rate, subtype = FAULTS[kind]
-    report = examine(written(tmp_path / "fault.wav", change(song()), rate, subtype))
+    report = measure(written(tmp_path / "fault.wav", change(song()), rate, subtype))
     allowed = {"unvoiced": {"noisy"}}.get(kind, set())
     assert kind in kinds(report) and kinds(report) - {kind} <= allowed
     assert report.usable == (kind not in {"not_finite", "silent", "too_short"})
@@ -122,19 +122,19 @@ def test_a_fault_is_found(kind: str, tmp_path) -> None:
 
 def test_quiet_peaks_and_loud_songs_are_not_called_clipped(tmp_path) -> None:
     loud = song() / np.abs(song()).max()
-    assert "clipped" not in kinds(examine(written(tmp_path / "loud.wav", loud, subtype="PCM_16")))
+    assert "clipped" not in kinds(measure(written(tmp_path / "loud.wav", loud, subtype="PCM_16")))
     turned_down = 0.5 * np.clip(30 * song(), -1, 1)  # clipped first, made quieter after
-    assert "clipped" in kinds(examine(written(tmp_path / "down.wav", turned_down, subtype="PCM_16")))
+    assert "clipped" in kinds(measure(written(tmp_path / "down.wav", turned_down, subtype="PCM_16")))
 
 
 def test_an_mp3_of_a_clipped_song_is_clipped_too(tmp_path) -> None:
     path = tmp_path / "clipped.mp3"
     soundfile.write(path, np.clip(30 * song(), -1, 1), RATE)
-    assert "clipped" in kinds(examine(path))
+    assert "clipped" in kinds(measure(path))
 
 
 def test_stereo_in_phase_is_fine(tmp_path) -> None:
-    assert kinds(examine(written(tmp_path / "both.wav", _stereo(song(), 0.7 * song())))) == set()
+    assert kinds(measure(written(tmp_path / "both.wav", _stereo(song(), 0.7 * song())))) == set()
 
 
 def test_a_folder_is_put_together_by_speaker_and_copies_are_named(tmp_path) -> None:
@@ -155,7 +155,7 @@ def test_a_folder_is_put_together_by_speaker_and_copies_are_named(tmp_path) -> N
     assert next(iter(found)) == ("bob", "unreadable")  # what is of no use comes first
     assert [path.name for path, _ in report.left_out] == ["notes.txt"]
     assert bob.seconds == pytest.approx(sum(file.seconds for file in bob.files))
-    assert alice.pitch.range[1] > 1.5 * examine(MAN).pitch.range[1]
+    assert alice.pitch.range[1] > 1.5 * measure(MAN).pitch.range[1]
 
 
 def test_the_json_holds_all_of_the_report(tmp_path) -> None:

@@ -17,7 +17,8 @@ import soundfile
 
 import resample
 from modules.audio.loudness import loudness
-from modules.data.preprocess_resample import ResampleOptions, process
+from modules.data.options import ResampleOptions
+from modules.data.preprocess_resample import process
 from tests.conftest import ROOT
 from tests.disk import is_mounted, small_disk
 from tests.parity import golden, signals

@@ -31,15 +31,25 @@ from modules.data import features
 from modules.data.dataset import Batch, ClipDataset, collate, read_file_list
 from modules.data.features import FeaturePaths
 from modules.errors import UserError
-from modules.training.checkpoints import Player, Progress, optimizer_misfit, remove_leftovers, restore, save_pair
 from modules.training.distributed import Ranks, join_ranks
 from modules.training.evaluation import MAX_CLIPS, choose_clips, evaluate
 from modules.training.guard import TOLERATED_WITH_SCALER, FiniteGuard
 from modules.training.logging import MetricsFile, read_metrics, spectrogram_picture
+from modules.training.options import TrainOptions
 from modules.training.precision import Precision
-from modules.training.schedule import exponential_rate, seed_step
+from modules.training.resume import (
+    Progress,
+    TrainedNetwork,
+    newest,
+    optimizer_incompatibility,
+    remove_leftovers,
+    restore,
+    save_pair,
+    training_checkpoints,
+)
+from modules.training.run import exponential_rate, seed_step
 from modules.training.stop import StopSignals
-from modules.training.vits import Networks, Options, build_networks, forward_losses, train, train_step
+from modules.training.vits import Networks, build_networks, forward_losses, train, train_step
 from tests.parity import fill, golden, signals
 from tests.tiny_voice import make_dataset, tiny_config
 
@@ -73,12 +83,15 @@ def settings(voice: Path, train_values: dict[str, Any] | None = None, **model: A
     return path
 
 
+def options_of(voice: Path, name: str = "m", **options: Any) -> TrainOptions:
+    return TrainOptions(config=voice / "configs/config.json", log_dir=voice / "logs", model=name, **options)
+
+
 def run(voice: Path, max_steps: int, name: str = "m", **options: Any) -> Path:
     """Train up to a step; returns the model's folder."""
-    folder = voice / "logs" / name
-    code = train(voice / "configs/config.json", folder, Options(max_steps=max_steps, **options), CPU)
-    assert code == 0
-    return folder
+    given = options_of(voice, name, max_steps=max_steps, **options)
+    assert train(given, CPU) == 0
+    return given.model_dir
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -245,7 +258,7 @@ def test_a_run_leaves_pairs_the_best_and_readable_logs(voice: Path) -> None:
     folder = run(voice, max_steps=7)
 
     for letter in "GD":  # 6 and 7 are kept; 7 is the end of the run
-        assert list(checkpoint.training_checkpoints(folder, letter)) == [6, 7]
+        assert list(training_checkpoints(folder, letter)) == [6, 7]
         content = checkpoint.load(folder / f"{letter}_7.pth")
         assert content["iteration"] == 3 and content["learning_rate"] == 1e-3
         assert not any(key.startswith("module.") for key in content["model"])
@@ -332,15 +345,15 @@ def test_finished_runs_have_nothing_to_do(voice: Path, capsys: pytest.CaptureFix
 def test_epochs_end_a_run(voice: Path) -> None:
     settings(voice, {"epochs": 1, "log_interval": NEVER, "eval_interval": NEVER})
     folder = voice / "logs/m"
-    assert train(voice / "configs/config.json", folder, Options(), CPU) == 0
-    assert list(checkpoint.training_checkpoints(folder, "G")) == [3]
+    assert train(options_of(voice), CPU) == 0
+    assert list(training_checkpoints(folder, "G")) == [3]
 
 
 def test_minutes_end_a_run_with_a_checkpoint(voice: Path) -> None:
     settings(voice, {"log_interval": NEVER, "eval_interval": NEVER})
     folder = voice / "logs/m"
-    assert train(voice / "configs/config.json", folder, Options(max_minutes=1e-6), CPU) == 0
-    assert list(checkpoint.training_checkpoints(folder, "D")) == [1]
+    assert train(options_of(voice, max_minutes=1e-6), CPU) == 0
+    assert list(training_checkpoints(folder, "D")) == [1]
 
 
 def test_metrics_beyond_the_checkpoint_and_half_lines_are_dropped(voice: Path) -> None:
@@ -391,9 +404,9 @@ def base_model(voice: Path, config: Config | None = None) -> Path:
     folder = voice / "logs/m"
     config = config or load_config(voice / "configs/config.json")
     networks = networks_of(config, voice / "nothing")
-    for player in networks.players:
-        content = {"model": player.module.state_dict(), "iteration": 7, "optimizer": None, "learning_rate": 1e-4}
-        checkpoint.save(content, folder / f"{player.letter}_0.pth")
+    for network in networks.pair:
+        content = {"model": network.module.state_dict(), "iteration": 7, "optimizer": None, "learning_rate": 1e-4}
+        checkpoint.save(content, folder / f"{network.name}_0.pth")
     return folder
 
 
@@ -405,7 +418,7 @@ def test_a_base_model_is_loaded_and_never_written(voice: Path) -> None:
     before = {letter: (folder / f"{letter}_0.pth").read_bytes() for letter in "GD"}
     run(voice, max_steps=3)
     assert {letter: (folder / f"{letter}_0.pth").read_bytes() for letter in "GD"} == before
-    assert list(checkpoint.training_checkpoints(folder, "G")) == [0, 3]
+    assert list(training_checkpoints(folder, "G")) == [0, 3]
     base, trained = weights(folder, "G_0.pth"), weights(folder, "G_3.pth")
     assert all(torch.allclose(base[key], trained[key], atol=1e-5) for key in base)  # it began there
     assert checkpoint.load(folder / "G_3.pth")["iteration"] == 1  # with its own epochs
@@ -417,7 +430,7 @@ def test_a_base_model_may_be_safetensors(voice: Path) -> None:
     expected = weights(folder, "G_0.pth")
     for name in ("G_0", "D_0"):
         checkpoint.save_safetensors(weights(folder, f"{name}.pth"), folder / f"{name}.safetensors", {})
-        assert checkpoint.training_checkpoints(folder, name[0]) == {0: folder / f"{name}.pth"}
+        assert training_checkpoints(folder, name[0]) == {0: folder / f"{name}.pth"}
         (folder / f"{name}.pth").unlink()
     (folder / "G_7.safetensors").write_bytes(b"no training checkpoint")
     networks = build_networks(load_config(voice / "configs/config.json"), CPU, folder)[0]
@@ -445,7 +458,7 @@ def test_released_models_are_neither_resumed_from_nor_deleted(voice: Path) -> No
         shutil.copy(folder / "G_1.pth", folder / name)
     run(voice, max_steps=3)
     assert all((folder / name).is_file() for name in strangers)
-    assert list(checkpoint.training_checkpoints(folder, "G")) == [3]
+    assert list(training_checkpoints(folder, "G")) == [3]
 
 
 @pytest.mark.parametrize("broken", ["G_2.pth", "D_2.pth"])
@@ -465,10 +478,10 @@ def test_half_a_pair_counts_as_none(voice: Path) -> None:
     settings(voice, {"log_interval": NEVER, "eval_interval": 1})
     folder = run(voice, max_steps=2)
     (folder / "G_2.pth").unlink()  # a kill between the two writes
-    restored, notes = restore(folder, networks_of(load_config(voice / "configs/config.json"), voice / "x").players)
+    restored, notes = restore(folder, networks_of(load_config(voice / "configs/config.json"), voice / "x").pair)
     assert restored.step == 1 and notes == ["resuming from step 1"]
     run(voice, max_steps=3)
-    assert list(checkpoint.training_checkpoints(folder, "D")) == [1, 2, 3]
+    assert list(training_checkpoints(folder, "D")) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("present", "named"), [("G_0", "D_0"), ("D_0", "G_0"), ("G_800", "D_800")])
@@ -532,10 +545,10 @@ def test_optimizer_states_of_another_model_are_told_apart() -> None:
         return made
 
     mine = optimizer((2, 3), (4,))
-    assert optimizer_misfit(mine, optimizer((2, 3), (4,)).state_dict()) is None
-    assert "of 1 parameters, the model has 2" in str(optimizer_misfit(mine, optimizer((2, 3)).state_dict()))
-    assert "shape [5]" in str(optimizer_misfit(mine, optimizer((2, 3), (5,)).state_dict()))
-    assert optimizer_misfit(mine, torch.optim.AdamW([nn.Parameter(torch.zeros(1))]).state_dict()) is not None
+    assert optimizer_incompatibility(mine, optimizer((2, 3), (4,)).state_dict()) is None
+    assert "of 1 parameters, the model has 2" in str(optimizer_incompatibility(mine, optimizer((2, 3)).state_dict()))
+    assert "shape [5]" in str(optimizer_incompatibility(mine, optimizer((2, 3), (5,)).state_dict()))
+    assert optimizer_incompatibility(mine, torch.optim.AdamW([nn.Parameter(torch.zeros(1))]).state_dict()) is not None
 
 
 def test_speakers_that_changed_places_are_refused(voice: Path) -> None:
@@ -550,9 +563,9 @@ def test_speakers_that_changed_places_are_refused(voice: Path) -> None:
 
 
 def test_step_zero_is_never_written(voice: Path) -> None:
-    players = networks_of(load_config(voice / "configs/config.json"), voice).players
+    pair = networks_of(load_config(voice / "configs/config.json"), voice).pair
     with pytest.raises(ValueError, match="never written"):
-        save_pair(voice, players, Progress(step=0), 1e-4)
+        save_pair(voice, pair, Progress(step=0), 1e-4)
 
 
 def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> None:
@@ -567,22 +580,23 @@ def test_a_checkpoint_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     """The system refuses to write on in the middle of a file, as on a full disk: the pair before still counts."""
     small, large = nn.Linear(2, 2), nn.Linear(500, 500)
 
-    def players(module: nn.Module) -> tuple[Player, Player]:
+    def pair(module: nn.Module) -> tuple[TrainedNetwork, TrainedNetwork]:
         generator, discriminator = (
-            Player(letter, side, torch.optim.AdamW(side.parameters())) for letter, side in (("G", module), ("D", small))
+            TrainedNetwork(name, side, torch.optim.AdamW(side.parameters()))
+            for name, side in (("G", module), ("D", small))
         )
         return generator, discriminator
 
-    save_pair(tmp_path, players(small), Progress(step=1), 1e-4)
+    save_pair(tmp_path, pair(small), Progress(step=1), 1e-4)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
         with pytest.raises(OSError) as caught:
-            save_pair(tmp_path, players(large), Progress(step=2), 1e-4)
+            save_pair(tmp_path, pair(large), Progress(step=2), 1e-4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.errno == errno.EFBIG and caught.value.filename.endswith("G_2.pth")
-    found = checkpoint.latest_pair(tmp_path)
+    found = newest(tmp_path)
     assert found is not None and found[0] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["D_1.pth", "D_2.pth", "G_1.pth"]
 
@@ -601,7 +615,7 @@ def test_a_full_disk_is_a_message_and_an_exit_code(
     assert script.main(["-m", "m", "--device", "cpu"]) == 2
     message = capsys.readouterr().err
     assert "No space left on device" in message and "D_2.pth" in message and "free some space" in message
-    assert list(checkpoint.training_checkpoints(folder, "G")) == [1]
+    assert list(training_checkpoints(folder, "G")) == [1]
 
 
 def test_metrics_are_json_also_where_a_norm_overflows(tmp_path: Path) -> None:
@@ -628,7 +642,7 @@ def test_a_nan_stops_with_its_step_and_keeps_the_last_good_pair(
     message = capsys.readouterr().err
     assert "NaN or infinite at step 5" in message and "G_4.pth and D_4.pth are kept" in message
     assert (folder / "G_4.pth").read_bytes() == good
-    assert max(checkpoint.training_checkpoints(folder, "G")) == 4
+    assert max(training_checkpoints(folder, "G")) == 4
 
 
 def poison(voice: Path) -> Path:
@@ -720,8 +734,8 @@ def test_a_signal_saves_and_ends_with_its_code(
 
     monkeypatch.setattr("modules.training.vits.train_step", interrupted)
     folder = voice / "logs/m"
-    assert train(voice / "configs/config.json", folder, Options(max_steps=50), CPU) == 128 + number
-    found = checkpoint.latest_pair(folder)
+    assert train(options_of(voice, max_steps=50), CPU) == 128 + number
+    found = newest(folder)
     assert found is not None and found[0] == 2
 
 

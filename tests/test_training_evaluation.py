@@ -14,9 +14,10 @@ from modules.config import load_config
 from modules.data.dataset import ClipDataset, read_file_list
 from modules.training import vits
 from modules.training.distributed import Ranks
-from modules.training.evaluation import Evaluation, Listener, Plateau, Sample
+from modules.training.evaluation import Evaluation, HeldOutMetrics, Plateau, Sample
 from modules.training.logging import read_metrics
-from modules.training.vits import Options, train
+from modules.training.options import TrainOptions
+from modules.training.vits import train
 from tests.conftest import ROOT
 from tests.test_quality_faults import sing_as, weight
 from tests.tiny_voice import make_dataset, tiny_config
@@ -35,7 +36,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(prepared: Path, folder: Path, max_steps: int, **options: Any) -> Path:
     """Train up to a step; returns the model's folder."""
     config = prepared / "configs/config.json"
-    assert train(config, folder, Options(max_steps=max_steps, **options), Ranks(torch.device("cpu"))) == 0
+    given = TrainOptions(config, folder.name, folder.parent, max_steps=max_steps, **options)
+    assert train(given, Ranks(torch.device("cpu"))) == 0
     return folder
 
 
@@ -47,20 +49,20 @@ def test_an_evaluation_tells_the_error_of_the_melody_and_the_likeness_of_the_voi
     audio = clip.audio[0]
     high = torch.from_numpy(sing_as(audio.numpy(), 1.0, 1.0))
     mel = torch.zeros(80, 1)
-    listener = Listener.load(config.data, ROOT / "pretrain")
-    assert listener.encoder is not None
-    cents, likeness = listener.compare(0, Sample(audio, audio, mel, mel))
+    metrics = HeldOutMetrics.load(config.data, ROOT / "pretrain")
+    assert metrics.encoder is not None
+    cents, likeness = metrics.compare(0, Sample(audio, audio, mel, mel))
     assert cents == 0 and likeness == pytest.approx(1)
-    cents, likeness = listener.compare(0, Sample(audio, high, mel, mel))
+    cents, likeness = metrics.compare(0, Sample(audio, high, mel, mel))
     assert cents == pytest.approx(100, abs=10) and 0.5 < likeness < 0.999
-    cents, likeness = listener.compare(0, Sample(audio, torch.zeros_like(audio), mel, mel))
+    cents, likeness = metrics.compare(0, Sample(audio, torch.zeros_like(audio), mel, mel))
     assert math.isnan(cents) and math.isnan(likeness)
 
 
 def test_the_voice_is_left_out_where_its_weights_are_not_there_or_broken(tmp_path: Path, capsys) -> None:
-    assert Listener.load(tiny_config().data, tmp_path).encoder is None
+    assert HeldOutMetrics.load(tiny_config().data, tmp_path).encoder is None
     (tmp_path / "resemblyzer.pt").write_bytes(b"half a file")
-    assert Listener.load(tiny_config().data, tmp_path).encoder is None
+    assert HeldOutMetrics.load(tiny_config().data, tmp_path).encoder is None
     assert "similarity of the voice is not measured" in capsys.readouterr().out
 
 

@@ -18,7 +18,9 @@ import torch
 from modules import checkpoint
 from modules.training.distributed import Ranks
 from modules.training.logging import read_metrics
-from modules.training.vits import Options, train
+from modules.training.options import TrainOptions
+from modules.training.resume import newest, training_checkpoints
+from modules.training.vits import train
 from tests.conftest import ROOT
 from tests.tiny_voice import make_dataset, tiny_config
 
@@ -73,13 +75,14 @@ def test_two_ranks_see_disjoint_clips_and_end_with_equal_weights(voice: Path) ->
     assert ranks[0]["seen"][:3] != ranks[0]["seen"][3:]
     assert not set(ranks[0]["draws"]) & set(ranks[1]["draws"])
     assert ranks[0]["weights"] == ranks[1]["weights"]
-    assert list(checkpoint.training_checkpoints(folder, "D")) == [3, 6]
+    assert list(training_checkpoints(folder, "D")) == [3, 6]
     assert done.stdout.count("saved at step 6") == 1  # one rank speaks
 
     loaded = checkpoint.load(folder / "G_6.pth")
     assert not any(key.startswith("module.") for key in loaded["model"])
-    assert train(voice / "configs/config.json", folder, Options(max_steps=7), Ranks(torch.device("cpu"))) == 0
-    assert list(checkpoint.training_checkpoints(folder, "G")) == [3, 6, 7]
+    options = TrainOptions(voice / "configs/config.json", "m", voice / "logs", max_steps=7)
+    assert train(options, Ranks(torch.device("cpu"))) == 0
+    assert list(training_checkpoints(folder, "G")) == [3, 6, 7]
 
 
 # Kills itself with half of a G_<step>.pth written, D_<step>.pth being there already.
@@ -119,7 +122,7 @@ def test_killed_runs_go_on_from_the_newest_whole_pair(voice: Path) -> None:
     assert process.returncode == 0, errors
     assert f"resuming from step {first + 1}\n" in printed
     for letter in "GD":
-        assert list(checkpoint.training_checkpoints(folder, letter)) == [first + 2, first + 3]
+        assert list(training_checkpoints(folder, letter)) == [first + 2, first + 3]
     assert not list(folder.glob(".[GD]_*"))
     steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl") if "loss/g/mel" in row]
     assert steps == list(range(1, first + 4))
@@ -132,7 +135,7 @@ def newest_whole_pair(folder: Path) -> int:
     for name in ("config.json", "best.json"):
         if (folder / name).exists():
             json.loads((folder / name).read_text())
-    found = checkpoint.latest_pair(folder)
+    found = newest(folder)
     assert found is not None
     return found[0]
 
@@ -145,7 +148,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(voice: Path) -> None:
     printed, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGINT, errors
     saved = int(re.findall(r"saved at step (\d+)", printed)[0])
-    found = checkpoint.latest_pair(folder)
+    found = newest(folder)
     assert found is not None and found[0] == saved >= 2
     assert "Traceback" not in errors
 
@@ -170,7 +173,7 @@ def test_two_runs_at_once_do_not_meet(voice: Path) -> None:
     for process in processes:
         printed, _ = process.communicate(timeout=300)
         assert process.returncode == 0, printed
-    pairs = [checkpoint.latest_pair(voice / "logs" / name) for name in "ab"]
-    states = [checkpoint.load(pair[1])["model"] for pair in pairs if pair is not None]
+    pairs = [newest(voice / "logs" / name) for name in "ab"]
+    states = [checkpoint.load(pair[1][0])["model"] for pair in pairs if pair is not None]
     assert len(states) == 2 and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert all(path.stat().st_size for path in itertools.chain(voice.glob("logs/?/G_2.pth")))

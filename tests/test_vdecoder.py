@@ -13,7 +13,7 @@ from modules.nn.noise import Noise, RowNoise
 from modules.nn.weight_norm import fold_weight_norm
 from tests.parity import golden
 from tests.synthesiser import GOLDENS, filled, golden_inputs, read_manifest, snr_db
-from vdecoder import get_vocoder
+from vdecoder import DecoderSizes, get_vocoder
 from vdecoder.nsf_hifigan import NSFHiFiGAN
 from vdecoder.snake_alias import SnakeAlias
 from vdecoder.source import SineSource
@@ -88,7 +88,9 @@ def test_snake_equals_the_golden() -> None:
 def decoder(name: str, initial_channels: int = 256, upsample_rates: tuple[int, ...] = (8, 8, 2, 2, 2)) -> NSFHiFiGAN:
     """A decoder with the pack's weights, folded."""
     sizes = [2 * rate for rate in upsample_rates]
-    vocoder = get_vocoder(name)(32, "1", [3, 7, 11], [[1, 3, 5]] * 3, upsample_rates, initial_channels, sizes, 48, RATE)
+    vocoder = get_vocoder(name)(
+        DecoderSizes(32, "1", [3, 7, 11], [[1, 3, 5]] * 3, upsample_rates, initial_channels, sizes, 48, RATE)
+    )
     manifest = read_manifest(GOLDENS / f"manifests/b_{'snake' if 'snake' in name else 'default'}.json")
     entries = [[key.removeprefix("dec."), *rest] for key, *rest in manifest["entries"] if key.startswith("dec.")]
     filled(vocoder, entries)
@@ -130,7 +132,7 @@ def test_bf16_computes_the_wide_blocks_in_bf16() -> None:
 @pytest.mark.parametrize("name", HIFIGANS)
 @pytest.mark.parametrize("kind", ["1", "2"])
 def test_decoders_train_under_autocast(name: str, kind: str) -> None:
-    vocoder = get_vocoder(name)(8, kind, [3, 5], [[1, 2], [1, 3]], [4, 2], 16, [8, 4], 6, RATE)
+    vocoder = get_vocoder(name)(DecoderSizes(8, kind, [3, 5], [[1, 2], [1, 3]], [4, 2], 16, [8, 4], 6, RATE))
     with torch.autocast("cpu", torch.bfloat16):
         audio = vocoder(torch.randn(2, 8, 10), torch.full((2, 10), 220.0), torch.randn(2, 6, 1), Noise(CPU))
     assert audio.shape == (2, 1, 80)

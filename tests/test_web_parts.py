@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
+import ast
+import json
+import pickle
 import re
 import shlex
 import string
@@ -19,25 +19,22 @@ import pytest
 import soundfile
 
 import inference_main
-import modules.web
 from modules import checkpoint
+from modules.data import f0_ranges
 from modules.errors import UserError
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.options import settings
-from modules.web import mix_table, song_range
-from modules.web.catalog import choice_of_files, list_models
-from modules.web.command_line import command_line, mix_text
-from modules.web.controls import CUTTING, PITCH, SANE, SOUND, UPPERMOST, read_options
-from modules.web.conversion import Names, model_options
-from modules.web.pictures import log_spectrogram
-from modules.web.scripts import error_of
+from modules.web.catalog import entry_of_files, list_models
+from modules.web.convert import mix as mix_table
+from modules.web.convert.pool import VoicePool
+from modules.web.convert.session import ConversionRequest, ResultNames, command_line, mix_text, model_options
+from modules.web.convert.spectrogram import log_spectrogram
+from modules.web.convert.tab import CUTTING, PITCH, SANE, SOUND, UPPERMOST, read_options
+from modules.web.convert.worker import ConversionJob, ConversionResult, Progress, Stopped, VoiceProcess
+from modules.web.folders import Folders
+from modules.web.language import LANGUAGES, preferred_language, texts
 from modules.web.server import Settings, is_loopback
-from modules.web.studio import Studio
-from modules.web.texts import Text, preferred_language
-from modules.web.texts_options import HELP, LABELS
-from modules.web.tools import check_name
-from modules.web.voice_process import Job, Outcome, Progress, Stopped, VoiceProcess
-from modules.web.voices import Voices
+from modules.web.tools.actions import check_name, error_of
 from tests.conftest import ROOT
 from tests.standin_voice import RATE, small_config, write_encoder, write_model
 from tests.web_server import write_song
@@ -45,42 +42,55 @@ from tests.web_server import write_song
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
-def all_texts() -> Iterator[tuple[str, Text]]:
-    """Every text of the page with its place, also those in dicts and tuples."""
-
-    def inside(place: str, value: Any) -> Iterator[tuple[str, Text]]:
-        if isinstance(value, Text):
-            yield place, value
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                yield from inside(f"{place}[{key}]", item)
-        elif isinstance(value, (tuple, list)):
-            for item in value:
-                yield from inside(place, item)
-
-    for info in pkgutil.iter_modules(modules.web.__path__):
-        if info.name.startswith("texts") or info.name == "app":
-            module = importlib.import_module(f"modules.web.{info.name}")
-            for name, value in vars(module).items():
-                members = vars(value).items() if inspect.isclass(value) and value is not Text else [("", value)]
-                for member, item in members:
-                    yield from inside(f"{info.name}.{name}.{member}", item)
+SOURCES = sorted((ROOT / "modules/web").rglob("*.py"))
 
 
-def fields(text: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+def fields(text: str) -> list[str]:
+    return sorted(name for _, name, _, _ in string.Formatter().parse(text) if name is not None)
 
 
-def test_every_text_is_there_in_both_languages() -> None:
-    texts = list(all_texts())
-    assert len(texts) > 100
-    for place, text in texts:
-        assert text.en.strip() and text.zh.strip(), place
-        assert fields(text.en) == fields(text.zh), place
-        assert not CHINESE.search(text.en), place
-        words = re.sub(r"\{.*?\}", "", text.en)
-        if len(words) > 12 and not place.startswith("app."):
-            assert CHINESE.search(text.zh), place
+def patterns_in(source: str) -> Iterator[str]:
+    """Regular expressions of the keys in a program; what an f-string or a list of choices fills in may be anything."""
+    tree = ast.parse(source)
+    inside = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in inside:
+            yield re.escape(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            parts = [re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in node.values]
+            if parts[0] != ".+":
+                yield "".join(parts)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "choices":
+            yield re.escape(ast.literal_eval(node.args[0])) + r"\.\w+"
+
+
+def said_keys(source: str) -> Iterator[str]:
+    """The keys that a program surely needs: first arguments of ``say`` and ``note`` that are plain strings."""
+    for node in ast.walk(ast.parse(source)):
+        called = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+        if called in ("say", "note") and isinstance(node.args[0], ast.Constant):  # type: ignore[attr-defined]
+            yield node.args[0].value  # type: ignore[attr-defined]
+
+
+def test_all_languages_say_the_same() -> None:
+    english = texts("en")
+    assert {"en", "zh"} <= set(LANGUAGES) and len(english) > 300
+    for language in LANGUAGES:
+        there = texts(language)
+        assert there.keys() == english.keys(), language
+        for key, text in there.items():
+            assert text.strip() and fields(text) == fields(english[key]), (language, key)
+    for key, text in english.items():
+        assert not CHINESE.search(text) and (len(text) <= 12 or CHINESE.search(texts("zh")[key])), key
+
+
+def test_every_text_is_used_and_none_is_missing() -> None:
+    programs = [path.read_text(encoding="utf-8") for path in SOURCES]
+    used = re.compile("|".join({pattern for program in programs for pattern in patterns_in(program)}))
+    own = json.loads((ROOT / "modules/web/locales/en.json").read_text(encoding="utf-8"))
+    shown_with = re.compile(r"\.help$|(?<=\.title)\.note$")  # another key
+    assert not [key for key in own if not used.fullmatch(shown_with.sub("", key))]
+    assert not {key for program in programs for key in said_keys(program)} - texts("en").keys()
 
 
 @pytest.mark.parametrize(
@@ -102,8 +112,9 @@ def test_every_setting_of_the_command_line_is_on_the_page() -> None:
     """(A29) And its label, help, default and range come from the same place."""
     shown = {*UPPERMOST, *SOUND, *PITCH, *CUTTING}
     assert shown == {field.name for field, _ in settings(InferenceOptions)}
-    assert shown <= set(LABELS) and set(HELP) == set(LABELS)
+    assert all(f"convert.{name}" in texts("en") for name in shown)
     limits = {field.name: (field.default, setting) for field, setting in settings(InferenceOptions)}
+    assert all(texts("en")[f"convert.{name}.help"] == setting.help for name, (_, setting) in limits.items())
     for name, (low, high, step) in SANE.items():
         default, setting = limits[name]
         assert setting.low is None or setting.low <= low
@@ -132,7 +143,7 @@ def test_the_command_line_does_what_the_page_did(tmp_path: Path) -> None:
         device="cpu", shallow_diffusion=True, diffusion_model_path=tmp_path / "d.pt",
     )  # fmt: skip
     options = InferenceOptions(trans=-2.0, f0_predictor="dio", k_step=50, f0_filter_threshold=0.1, second_encoding=True)
-    words = shlex.split(command_line(tmp_path, model, options, "a song.wav", "bob", "mp3"))
+    words = shlex.split(command_line(ConversionRequest(model, "bob", options, "mp3"), "a song.wav", tmp_path))
     assert words[:2] == ["python", "inference_main.py"] and str(tmp_path) not in " ".join(words)
     args = inference_main.build_parser().parse_args(words[2:])
     assert args.clean_names == ["a song.wav"] and args.spk_list == ["bob"] and args.wav_format == "mp3"
@@ -161,18 +172,18 @@ def test_the_mix_of_a_table_is_that_of_spkmix() -> None:
 
 
 def test_the_suggested_shift_brings_the_song_into_the_voice() -> None:
-    assert song_range.suggested_shift((110, 220), (220, 440)) in (11, 12)
-    assert song_range.suggested_shift((220, 300), (200, 400)) == 0
-    assert song_range.suggested_shift((100, 1600), (200, 400)) == -6  # too wide: middle on middle
-    assert song_range.describe((110, 261.6)) == "110 Hz (A2) – 262 Hz (C4)"
+    assert f0_ranges.suggested_shift((110, 220), (220, 440)) in (11, 12)
+    assert f0_ranges.suggested_shift((220, 300), (200, 400)) == 0
+    assert f0_ranges.suggested_shift((100, 1600), (200, 400)) == -6  # too wide: middle on middle
+    assert f0_ranges.describe((110, 261.6)) == "110 Hz (A2) – 262 Hz (C4)"
 
 
 def test_the_range_of_a_song_is_heard(tmp_path: Path) -> None:
-    found = song_range.song_range(write_song(tmp_path / "song.wav", 3.0, base=200.0))
+    found = f0_ranges.song_range(write_song(tmp_path / "song.wav", 3.0, base=200.0))
     assert found is not None
     assert 185 < found[0] < 215 and 225 < found[1] < 255
     soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
-    assert song_range.song_range(tmp_path / "silence.wav") is None
+    assert f0_ranges.song_range(tmp_path / "silence.wav") is None
 
 
 def test_the_picture_shows_a_tone_where_it_is() -> None:
@@ -205,8 +216,8 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_models_are_found_where_users_put_them(home: Path) -> None:
-    catalog = list_models(Studio(home, ROOT, home))
-    assert list(catalog.choices) == [
+    catalog = list_models(Folders(home, ROOT, home))
+    assert list(catalog.entries) == [
         "trained/good", "trained/one.safetensors", "logs/44k/G_best.pth", "logs/44k/G_900.pth", "logs/44k/G_100.pth",
         "base",
     ]  # fmt: skip
@@ -232,8 +243,8 @@ def test_links_out_of_the_folder_and_names_with_dots_lead_nowhere(home: Path, tm
     (home / "trained/sly/config.json").symlink_to(outside / "secret/config.json")
     (home / "trained/sly/model.pth").symlink_to(outside / "secret/secret.pth")
     (home / "trained/.hidden").symlink_to(home / "trained/good")
-    catalog = list_models(Studio(home, ROOT, home))
-    assert not [name for name in catalog.choices if any(word in name for word in ("link", "sly", "hidden"))]
+    catalog = list_models(Folders(home, ROOT, home))
+    assert not [name for name in catalog.entries if any(word in name for word in ("link", "sly", "hidden"))]
     for name in ("trained/link", "../outside/secret", str(outside / "secret"), "trained/../../etc", None, ""):
         with pytest.raises(UserError):
             catalog.find(name)
@@ -241,12 +252,12 @@ def test_links_out_of_the_folder_and_names_with_dots_lead_nowhere(home: Path, tm
 
 def test_uploaded_files_make_a_model_only_together(home: Path) -> None:
     files = [home / "trained/good/good.pth", home / "trained/good/config.json", home / "logs/44k/kmeans_10000.pt"]
-    choice = choice_of_files("mine", files)
-    assert (choice.model, choice.config) == (files[0], files[1])
-    assert [cluster.path for cluster in choice.clusters] == [files[2]]
+    entry = entry_of_files("mine", files)
+    assert (entry.model, entry.config) == (files[0], files[1])
+    assert [cluster.path for cluster in entry.clusters] == [files[2]]
     for wrong in ([], files[:1], files[1:], [*files, home / "trained/twice/a.pth"]):
         with pytest.raises(UserError):
-            choice_of_files("mine", wrong)
+            entry_of_files("mine", wrong)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +275,7 @@ def test_names_that_people_use_are_names() -> None:
 
 def test_results_never_take_each_others_names(tmp_path: Path) -> None:
     (tmp_path / "song.flac").touch()
-    names = Names()
+    names = ResultNames()
     assert [names.reserve(tmp_path / "song.flac").name for _ in range(2)] == ["song_2.flac", "song_3.flac"]
     names.release(tmp_path / "song_2.flac")
     assert names.reserve(tmp_path / "song.flac").name == "song_2.flac"
@@ -275,6 +286,12 @@ def test_the_error_of_a_script_reaches_the_user_in_its_three_parts() -> None:
     error = error_of(lines, 2)
     assert (error.what, error.where, error.fix) == ("it is broken\nin two lines", "x.pth", "get it again")
     assert "Boom" in error_of(["Traceback", "Boom"], 1).what
+
+
+def test_an_error_survives_the_way_from_one_process_to_another() -> None:
+    error = UserError("it is broken", Path("x.pth"), "get it again")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.what, again.where, again.fix) == (error.what, error.where, error.fix) and str(again) == str(error)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org"])
@@ -316,37 +333,37 @@ def options(voice_home: Path) -> ModelOptions:
 
 def test_sessions_share_a_voice_that_goes_with_the_last_of_them(voice_home: Path, options: ModelOptions) -> None:
     """(B8) And a conversion that is given up in the middle leaves nothing to the next one."""
-    voices, never = Voices(), threading.Event()
-    first = voices.hold(options, voice_home / "pretrain", "one", never)
-    assert voices.hold(options, voice_home / "pretrain", "two", never) is first
+    voices, never = VoicePool(), threading.Event()
+    first = voices.acquire(options, voice_home / "pretrain", "one", never)
+    assert voices.acquire(options, voice_home / "pretrain", "two", never) is first
     assert first.process is not None and first.facts is not None
     assert first.facts.speakers == {"alice": 0, "bob": 1}
 
     song = write_song(voice_home / "song.wav", 2.0)
-    job = Job(song, voice_home / "out.flac", "bob", InferenceOptions(), (voice_home / "out.mp3",), voice_home / "p.png")
+    copies, picture = (voice_home / "out.mp3",), voice_home / "p.png"
+    job = ConversionJob(song, voice_home / "out.flac", "bob", InferenceOptions(), copies, picture)
     given_up = voices.convert(first, job, voice_home / "pretrain", never)
     next(given_up)
     given_up.close()
     events = list(voices.convert(first, job, voice_home / "pretrain", never))
     assert all(isinstance(event, Progress) for event in events[:-1])
-    outcome = events[-1]
-    assert isinstance(outcome, Outcome) and outcome.seconds == 2.0 and outcome.copies == (voice_home / "out.mp3",)
-    assert outcome.song_range is not None and 180 < outcome.song_range[0] < outcome.song_range[1] < 260
+    result = events[-1]
+    assert isinstance(result, ConversionResult) and result.seconds == 2.0 and result.copies == (voice_home / "out.mp3",)
     assert soundfile.info(voice_home / "out.flac").frames == 2 * RATE
     assert (voice_home / "p.png").read_bytes().startswith(b"\x89PNG")
 
     pid = first.process.process.pid  # a process that did not stop in time has been replaced
-    voices.let_go("one")
-    assert [voice.process.process.pid for voice in voices.loaded() if voice.process] == [pid]
-    voices.let_go("two")
-    assert not voices.loaded() and not first.process.alive
+    voices.release("one")
+    assert first.process.alive and first.process.process.pid == pid
+    voices.release("two")
+    assert not first.process.alive
     assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_process_that_dies_is_told_of_and_replaced(voice_home: Path, options: ModelOptions) -> None:
-    voices, never = Voices(), threading.Event()
-    voice = voices.hold(options, voice_home / "pretrain", "one", never)
-    job = Job(write_song(voice_home / "long.wav", 30.0), voice_home / "dead.flac", "bob", InferenceOptions())
+    voices, never = VoicePool(), threading.Event()
+    voice = voices.acquire(options, voice_home / "pretrain", "one", never)
+    job = ConversionJob(write_song(voice_home / "long.wav", 30.0), voice_home / "dead.flac", "bob", InferenceOptions())
     try:
         running = voices.convert(voice, job, voice_home / "pretrain", never)
         next(running)
@@ -354,10 +371,11 @@ def test_a_process_that_dies_is_told_of_and_replaced(voice_home: Path, options: 
         voice.process.process.kill()
         with pytest.raises(UserError, match="ended"):
             list(running)
-        short = Job(write_song(voice_home / "short.wav", 0.5), voice_home / "short.flac", "bob", InferenceOptions())
-        assert isinstance(list(voices.convert(voice, short, voice_home / "pretrain", never))[-1], Outcome)
+        song = write_song(voice_home / "short.wav", 0.5)
+        short = ConversionJob(song, voice_home / "short.flac", "bob", InferenceOptions())
+        assert isinstance(list(voices.convert(voice, short, voice_home / "pretrain", never))[-1], ConversionResult)
         with pytest.raises(UserError, match="no speaker"):
-            wrong = Job(short.source, short.target, "carol", InferenceOptions())
+            wrong = ConversionJob(short.source, short.target, "carol", InferenceOptions())
             list(voices.convert(voice, wrong, voice_home / "pretrain", never))
     finally:
         voices.close()

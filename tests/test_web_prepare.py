@@ -22,30 +22,30 @@ from modules.data.recordings_report import (
 )
 from modules.errors import UserError
 from modules.training.logging import METRICS_NAME, TrainingLog
+from modules.web.language import texts
 from modules.web.page import Page
-from modules.web.prepare_desk import PrepareDesk
-from modules.web.prepare_form import CONFIG_FIELDS, Form, change_config
-from modules.web.prepare_jobs import State
-from modules.web.prepare_recordings import add_recordings, list_speakers, show_report
-from modules.web.prepare_steps import STEPS, checked
-from modules.web.prepare_view import is_outdated, show_now, show_step, statuses
-from modules.web.prepare_watch import POINTS, Ear, Frame, show_curves, smoothed, thinned, ticks
-from modules.web.studio import Studio
-from modules.web.texts_prepare import Prepare, Problems, Steps
+from modules.web.state import ServerState
+from modules.web.train.form import CONFIG_FIELDS, Form, change_config
+from modules.web.train.jobs import State
+from modules.web.train.metrics import CURVES, POINTS, Frame, show_curves, smoothed, thinned, ticks
+from modules.web.train.recordings import COLUMNS, add_recordings, list_speakers, show_report
+from modules.web.train.samples import SampleReader
+from modules.web.train.status import is_outdated, show_now, show_step, statuses
+from modules.web.train.steps import STEPS, checked
 from tests.conftest import ROOT
 
 RATE = 44100
 
 
 @pytest.fixture
-def studio(tmp_path: Path) -> Studio:
+def state(tmp_path: Path) -> ServerState:
     for name in ("home", "scratch"):
         (tmp_path / name).mkdir()
-    return Studio(tmp_path / "home", ROOT, tmp_path / "scratch")
+    return ServerState(tmp_path / "home", ROOT, tmp_path / "scratch")
 
 
-def page_of(studio: Studio, language: Any = "en") -> Page:
-    return Page(studio, language, None)  # type: ignore[arg-type]
+def page_of(state: ServerState, language: Any = "en") -> Page:
+    return Page(state, language, None)  # type: ignore[arg-type]
 
 
 def tone(path: Path, hertz: float = 220.0) -> Path:
@@ -58,10 +58,11 @@ def tone(path: Path, hertz: float = 220.0) -> Path:
 
 
 def test_every_step_state_problem_and_column_has_a_text() -> None:
-    assert set(Steps.TITLES) == set(STEPS)
-    assert set(Steps.STATES) == set(get_args(State))
-    assert set(Problems.KINDS) == set(MEANINGS) and len(Prepare.COLUMNS) == len(TABLE_TITLES)
-    assert all(text.zh.count("{}") == text.en.count("{}") for text in Problems.KINDS.values())
+    known = texts("en")
+    for family, names in (("step", STEPS), ("state", get_args(State)), ("curve", CURVES), ("report", COLUMNS)):
+        assert all(f"{family}.{name}" in known for name in names), family
+    assert {key for key in known if key.startswith("problem.")} == {f"problem.{kind}" for kind in MEANINGS}
+    assert len(COLUMNS) == len(TABLE_TITLES)
 
 
 # Recordings
@@ -106,26 +107,26 @@ def test_only_uploads_are_taken_and_links_lead_nowhere(tmp_path: Path) -> None:
     assert sorted(path.name for path in outside.iterdir()) == ["secret.wav"]
 
 
-def test_a_report_is_shown_in_both_languages_and_names_are_escaped(studio: Studio) -> None:
+def test_a_report_is_shown_in_both_languages_and_names_are_escaped(state: ServerState) -> None:
     clipped = Problem("clipped", "1.2%")
     files = tuple(FileReport(Path(f"<b>{number}.wav"), "al<i>ce", 5.0, problems=(clipped,)) for number in range(5))
-    path = studio.home / "recordings.json"
+    path = state.folders.work_dir / "recordings.json"
     path.write_text(RecordingsReport(Path("raw"), (SpeakerReport("al<i>ce", files),)).to_json(), encoding="utf-8")
-    english, chinese = show_report(page_of(studio), path), show_report(page_of(studio, "zh"), path)
+    english, chinese = show_report(page_of(state), path), show_report(page_of(state, "zh"), path)
     assert "is clipped (1.2% of its samples)" in english and "有削波（占采样的 1.2%）" in chinese
     assert "and 2 more" in english and "<i>" not in english and "<b>0" not in english
-    assert show_report(page_of(studio), studio.home / "missing.json") == ""
+    assert show_report(page_of(state), state.folders.work_dir / "missing.json") == ""
     path.write_text('{"speakers": 3}')
-    assert 'class="bad"' in show_report(page_of(studio), path)
+    assert 'class="bad"' in show_report(page_of(state), path)
 
 
 # The form
 
 
-def test_what_the_form_says_is_checked_against_what_is_there(studio: Studio) -> None:
+def test_what_the_form_says_is_checked_against_what_is_there(state: ServerState) -> None:
     import gradio as gr
 
-    page = page_of(studio)
+    page = page_of(state)
     with gr.Blocks():
         form = Form(page)
     values: dict[str, Any] = {**checked().model_dump(), "model": " alice ", "speakers": ["a"], "max_minutes": 0}
@@ -136,20 +137,20 @@ def test_what_the_form_says_is_checked_against_what_is_there(studio: Studio) -> 
         form.settings({**values, "speakers": ["--evil"]}, {"a": 1})
 
 
-def test_settings_come_back_and_a_broken_file_gives_the_defaults(studio: Studio) -> None:
-    desk = PrepareDesk.of(studio)
-    assert desk.first_model() == "44k" and desk.settings("m") == checked(model="m")
-    folder = desk.jobs.folder("m")
+def test_settings_come_back_and_a_broken_file_gives_the_defaults(state: ServerState) -> None:
+    training = state.training
+    assert training.first_model() == "44k" and training.settings("m") == checked(model="m")
+    folder = training.jobs.folder("m")
     folder.mkdir(parents=True)
     saved = checked(model="m", encoder="hubertsoft", speakers=("a",))
     (folder / ".settings.json").write_text(saved.model_dump_json())
-    assert desk.settings("m") == saved and desk.first_model() == "m" and desk.models() == ["44k", "m"]
+    assert training.settings("m") == saved and training.first_model() == "m" and training.models() == ["44k", "m"]
     (folder / ".settings.json").write_text('{"model": "other"}')
-    assert desk.settings("m") == checked(model="m")
+    assert training.settings("m") == checked(model="m")
     (folder / ".settings.json").write_text("nonsense")
-    assert desk.settings("m") == checked(model="m")
+    assert training.settings("m") == checked(model="m")
     with pytest.raises(UserError):
-        desk.logs("../m")
+        training.logs("../m")
 
 
 def test_only_the_named_figures_of_a_config_change(tmp_path: Path) -> None:
@@ -163,54 +164,54 @@ def test_only_the_named_figures_of_a_config_change(tmp_path: Path) -> None:
             change_config(Config(), {**values, "batch_size": wrong})
 
 
-def test_weights_that_are_missing_are_named_with_their_size(studio: Studio) -> None:
-    desk = PrepareDesk.of(studio)
-    there, missing, size = desk.missing_weights("vec768l12", "rmvpe", True)
+def test_weights_that_are_missing_are_named_with_their_size(state: ServerState) -> None:
+    training = state.training
+    there, missing, size = training.missing_weights("vec768l12", "rmvpe", True)
     assert there == [] and missing == ["contentvec", "rmvpe", "nsf_hifigan"] and 300 < size < 600
-    (studio.home / "pretrain").mkdir()
-    (studio.home / "pretrain/rmvpe.pt").write_bytes(b"x")
-    assert desk.missing_weights("vec256l9", "rmvpe", False)[:2] == (["rmvpe"], ["contentvec"])
-    assert desk.missing_weights("vec256l9", "fcpe", False)[1] == ["contentvec"]
+    (state.folders.work_dir / "pretrain").mkdir()
+    (state.folders.work_dir / "pretrain/rmvpe.pt").write_bytes(b"x")
+    assert training.missing_weights("vec256l9", "rmvpe", False)[:2] == (["rmvpe"], ["contentvec"])
+    assert training.missing_weights("vec256l9", "fcpe", False)[1] == ["contentvec"]
 
 
 # How steps are shown
 
 
-def write_record(studio: Studio, step: str, **values: Any) -> None:
-    folder = studio.folder("logs") / "m" / "jobs"
+def write_record(state: ServerState, step: str, **values: Any) -> None:
+    folder = state.folders.of_user("logs") / "m" / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{step}.json").write_text(json.dumps({"step": step, "command": ["x"], **values}))
 
 
-def test_a_failed_step_shows_its_last_lines_and_an_old_one_asks_to_be_run_again(studio: Studio) -> None:
-    desk, page = PrepareDesk.of(studio), page_of(studio)
-    write_record(studio, "resample", started=100.0, ended=200.0, code=0)
-    write_record(studio, "lists", started=50.0, ended=60.0, code=0)
-    write_record(studio, "features", started=210.0, ended=220.0, code=2)
-    (desk.jobs.folder("m") / "features.log").write_text("error: <no> clips\n  to do: record some\n")
-    write_record(studio, "train", started=300.0)  # its keeper is gone
-    states = statuses(desk, "m")
+def test_a_failed_step_shows_its_last_lines_and_an_old_one_asks_to_be_run_again(state: ServerState) -> None:
+    training, page = state.training, page_of(state)
+    write_record(state, "resample", started=100.0, ended=200.0, code=0)
+    write_record(state, "lists", started=50.0, ended=60.0, code=0)
+    write_record(state, "features", started=210.0, ended=220.0, code=2)
+    (training.jobs.folder("m") / "features.log").write_text("error: <no> clips\n  to do: record some\n")
+    write_record(state, "train", started=300.0)  # its runner is gone
+    states = statuses(training, "m")
     assert [states[step].state for step in ("resample", "lists", "features", "train", "index")] == [
         *("done", "done", "failed", "lost", "never")
     ]
     assert is_outdated(states["lists"], states) and not is_outdated(states["resample"], states)
-    shown = show_step(page, desk, "m", "features", states)
+    shown = show_step(page, training, "m", "features", states)
     assert "error: &lt;no&gt; clips" in shown and 'data-state="failed"' in shown
-    assert "run it again" in show_step(page, desk, "m", "lists", states)
-    assert "was cut off" in show_step(page, desk, "m", "train", states)
-    assert "Nothing is running" in show_now(page, desk, "m", states)
+    assert "run it again" in show_step(page, training, "m", "lists", states)
+    assert "was cut off" in show_step(page, training, "m", "train", states)
+    assert "Nothing is running" in show_now(page, training, "m", states)
 
 
 # Curves and audio
 
 
-def test_curves_and_audio_come_from_the_log_that_training_writes(studio: Studio, tmp_path: Path) -> None:
-    logs = studio.folder("logs") / "m"
-    page = page_of(studio)
+def test_curves_and_audio_come_from_the_log_that_training_writes(state: ServerState, tmp_path: Path) -> None:
+    logs = state.folders.of_user("logs") / "m"
+    page = page_of(state)
     assert "Curves appear here" in show_curves(page, logs)
     audio = {step: np.full(RATE // 10, step / 20, np.float32) for step in (4, 8)}
     logs.mkdir(parents=True)
-    log, ear = TrainingLog(logs, 0), Ear()
+    log, reader = TrainingLog(logs, 0), SampleReader()
     for step in range(1, 9):
         log.scalars(step, 1, {"loss/g/mel": 40.0 - step, "loss/d/total": 2.0, "steps_per_second": 1.5})
         if step in audio:
@@ -218,11 +219,11 @@ def test_curves_and_audio_come_from_the_log_that_training_writes(studio: Studio,
             for side in ("gen", "gt"):
                 log.audio(step, f"{side}/audio_0", audio[step] * (1 if side == "gen" else 0.5), RATE)
             log.board.flush()
-            heard = ear.listen(logs, tmp_path)
-            assert [item.step for item in heard] == [step]
-            for path, factor in ((heard[0].sung, 1), (heard[0].recorded, 0.5)):
-                samples, rate = soundfile.read(path)
-                assert rate == RATE and samples == pytest.approx(audio[step] * factor, abs=1e-3)
+            samples = reader.newest(logs, tmp_path)
+            assert [item.step for item in samples] == [step]
+            for path, factor in ((samples[0].sung, 1), (samples[0].recorded, 0.5)):
+                audible, rate = soundfile.read(path)
+                assert rate == RATE and audible == pytest.approx(audio[step] * factor, abs=1e-3)
     log.close()
     shown = show_curves(page, logs)
     assert set(re.findall('data-curve="([^"]+)"', shown)) == {"loss/g/mel", "loss/d/total", "val/mel_distance"}
@@ -233,12 +234,12 @@ def test_curves_and_audio_come_from_the_log_that_training_writes(studio: Studio,
     assert len(heights) == 8 and heights == sorted(heights)  # it falls: down is larger in an SVG
 
 
-def test_a_log_that_is_cut_off_or_not_finite_is_drawn_as_far_as_it_goes(studio: Studio) -> None:
-    logs = studio.folder("logs") / "m"
+def test_a_log_that_is_cut_off_or_not_finite_is_drawn_as_far_as_it_goes(state: ServerState) -> None:
+    logs = state.folders.of_user("logs") / "m"
     logs.mkdir(parents=True)
     row = {"step": 1, "epoch": 1, "seconds": 1.0, "loss/g/mel": None, "loss/g/kl": 3.0}
     (logs / METRICS_NAME).write_text(json.dumps(row) + '\n{"step": 2, "loss')
-    shown = show_curves(page_of(studio), logs)
+    shown = show_curves(page_of(state), logs)
     assert 'data-curve="loss/g/kl"' in shown and "loss/g/mel" not in shown and "nan" not in shown
 
 

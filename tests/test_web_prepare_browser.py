@@ -17,7 +17,7 @@ from PIL import Image
 from modules.audio.io import load_audio
 from modules.config import load_config
 from modules.training.logging import read_metrics
-from modules.web.prepare_jobs import Jobs
+from modules.web.train.jobs import Jobs
 from tests.conftest import ROOT
 from tests.standin_voice import write_encoder
 from tests.tiny_voice import tiny_config

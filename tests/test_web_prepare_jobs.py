@@ -14,8 +14,8 @@ import pytest
 
 from modules.errors import UserError
 from modules.training.logging import read_metrics
-from modules.web.prepare_jobs import Jobs, Progress, read_progress
-from modules.web.prepare_steps import EXCLUSIVE, STEPS, arguments, checked, command
+from modules.web.train.jobs import Jobs, Progress, read_progress
+from modules.web.train.steps import EXCLUSIVE, STEPS, arguments, checked, command
 from tests.conftest import ROOT
 from tests.tiny_voice import make_dataset, tiny_config
 
@@ -190,11 +190,11 @@ def test_a_stop_is_a_ctrl_c_and_the_third_one_kills(jobs: Jobs) -> None:
     assert jobs.stop("m") == 0  # nothing is there to stop
 
 
-def test_a_keeper_that_was_killed_is_noticed_and_work_can_start_again(jobs: Jobs) -> None:
+def test_a_runner_that_was_killed_is_noticed_and_work_can_start_again(jobs: Jobs) -> None:
     jobs.start("m", [("a", python(f"import os; print(os.getpid(), os.getppid(), flush=True); {SLEEP}"))])
     wait_for(lambda: len(jobs.log("m", "a")) == 2)
-    child, keeper = (int(word) for word in jobs.log("m", "a")[0].split())
-    os.kill(keeper, signal.SIGKILL)
+    child, runner = (int(word) for word in jobs.log("m", "a")[0].split())
+    os.kill(runner, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
     wait_for(lambda: jobs.status("m", "a").state == "lost")
     jobs.start("m", [("a", python("pass"))])
@@ -225,8 +225,8 @@ def test_progress_is_read_from_what_the_scripts_print() -> None:
 SERVER = """
 import sys, time
 from pathlib import Path
-from modules.web.prepare_jobs import Jobs
-from modules.web.prepare_steps import command, checked, EXCLUSIVE
+from modules.web.train.jobs import Jobs
+from modules.web.train.steps import command, checked, EXCLUSIVE
 home = Path(sys.argv[1])
 settings = checked(model="m", device="cpu")
 train = command("train", settings, Path(sys.argv[2]))

@@ -16,6 +16,7 @@ import torch
 from modules.data.dataset import Batch
 from modules.training import vits
 from modules.training.distributed import join_ranks
+from modules.training.options import TrainOptions
 
 
 def fingerprint(*tensors: torch.Tensor) -> str:
@@ -25,7 +26,7 @@ def fingerprint(*tensors: torch.Tensor) -> str:
 
 def weights_of(networks: vits.Networks) -> dict[str, str]:
     """A fingerprint of each side."""
-    return {player.letter: fingerprint(*player.module.state_dict().values()) for player in networks.players}
+    return {network.name: fingerprint(*network.module.state_dict().values()) for network in networks.pair}
 
 
 def main(config: str, model_dir: str, reports: str, last_step: str, base_dir: str | None = None) -> int:
@@ -47,8 +48,9 @@ def main(config: str, model_dir: str, reports: str, last_step: str, base_dir: st
 
     vits.train_step = noted  # type: ignore[assignment]
     with join_ranks("cpu") as ranks:
-        options = vits.Options(max_steps=int(last_step), base_dir=Path(base_dir) if base_dir else None)
-        code = vits.train(Path(config), Path(model_dir), options, ranks)
+        folder, base = Path(model_dir), Path(base_dir) if base_dir else None
+        options = TrainOptions(Path(config), folder.name, folder.parent, max_steps=int(last_step), base_dir=base)
+        code = vits.train(options, ranks)
     sides = weights_of(networks[0])
     report = {"seen": seen, "draws": draws, "begun": begun, "weights": sides, "world_size": ranks.world_size}
     (Path(reports) / f"rank{ranks.rank}.json").write_text(json.dumps(report))

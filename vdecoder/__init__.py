@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from modules.errors import UserError
 
@@ -16,6 +17,20 @@ VOCODERS = {
     "nsf-snake-hifigan": "vdecoder.nsf_snake_hifigan:NSFSnakeHiFiGAN",
     "nsf-istft": "vdecoder.nsf_istft:NSFISTFT",  # ours: small and fast, not known to so-vits-svc
 }
+
+
+class DecoderSizes(NamedTuple):
+    """Sizes of a decoder; but for the last, the names are those of config.json's ``model`` section."""
+
+    inter_channels: int  # of the latents
+    resblock: str  # "1": two convolutions a residual step, "2": one
+    resblock_kernel_sizes: Sequence[int]
+    resblock_dilation_sizes: Sequence[Sequence[int]]  # one row a kernel size
+    upsample_rates: Sequence[int]  # their product is the samples of a frame
+    upsample_initial_channel: int
+    upsample_kernel_sizes: Sequence[int]  # one a rate
+    gin_channels: int | None  # of the speaker condition; None for a decoder without one
+    sampling_rate: int  # Hz
 
 
 def get_vocoder(name: str) -> type[NSFHiFiGAN] | type[NSFISTFT]:

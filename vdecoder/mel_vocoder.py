@@ -22,6 +22,7 @@ from modules.errors import UserError
 from modules.nn.noise import Noise
 from modules.nn.weight_norm import fold_weight_norm
 from pretrain import require
+from vdecoder import DecoderSizes
 from vdecoder.nsf_hifigan import NSFHiFiGAN
 from vdecoder.source import SineSource, frame_phase
 
@@ -170,7 +171,7 @@ class MelGenerator(NSFHiFiGAN):
     """
 
     def __init__(self, config: VocoderConfig) -> None:
-        super().__init__(
+        sizes = DecoderSizes(
             config.num_mels,
             config.resblock,
             config.resblock_kernel_sizes,
@@ -178,9 +179,10 @@ class MelGenerator(NSFHiFiGAN):
             config.upsample_rates,
             config.upsample_initial_channel,
             config.upsample_kernel_sizes,
-            None,
-            config.sampling_rate,
+            gin_channels=None,
+            sampling_rate=config.sampling_rate,
         )
+        super().__init__(sizes)
 
     def make_source(self, sampling_rate: int) -> SineSource:
         return FrameSource(sampling_rate, self.hop_length)

@@ -1,4 +1,9 @@
-"""NSF-HiFiGAN, the synthesiser's decoder: HiFi-GAN (Kong et al., 2020) with an excitation added at every stage."""
+"""NSF-HiFiGAN, the synthesiser's decoder: HiFi-GAN with the excitation of a neural source-filter model.
+
+Kong et al., "HiFi-GAN", 2020, section 2.2: transposed convolutions, each followed by residual blocks of several kernel
+sizes whose outputs are averaged. Wang et al., "Neural source-filter waveform models", 2019: harmonics of f0, here
+brought to the rate of every stage and added there, so that the pitch is given and not learned.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from torch.nn import functional as F
 
 from modules.nn.noise import Noise
 from modules.nn.weight_norm import WeightNormConv1d, WeightNormConvTranspose1d
+from vdecoder import DecoderSizes
 from vdecoder.source import SineSource
 
 SLOPE = 0.1  # of the leaky ReLUs, except the last, which has torch's default
@@ -22,49 +28,37 @@ BF16_CHANNELS = 32
 
 
 class NSFHiFiGAN(nn.Module):
-    """Latents and f0 to audio.
+    """Latents [B, inter, T] and f0 [B, T] to audio [B, 1, T * hop_length].
 
-    Args:
-        inter_channels: channels of the latents.
-        resblock: "1" (two convolutions a step) or "2" (one).
-        gin_channels: channels of the speaker condition; None for a decoder without one.
-        sampling_rate: Hz.
+    What variants change are the hooks ``make_source``, ``make_block``, ``activate`` and ``activate_last``.
     """
 
-    def __init__(
-        self,
-        inter_channels: int,
-        resblock: str,
-        resblock_kernel_sizes: Sequence[int],
-        resblock_dilation_sizes: Sequence[Sequence[int]],
-        upsample_rates: Sequence[int],
-        upsample_initial_channel: int,
-        upsample_kernel_sizes: Sequence[int],
-        gin_channels: int | None,
-        sampling_rate: int,
-    ) -> None:
+    def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
-        # Channels before the first stage and after each.
-        self.stage_channels = [upsample_initial_channel >> stage for stage in range(len(upsample_rates) + 1)]
-        self.hop_length = math.prod(upsample_rates)
-        self.blocks_a_stage = len(resblock_kernel_sizes)
-        self.m_source = self.make_source(sampling_rate)
-        self.conv_pre = WeightNormConv1d(inter_channels, upsample_initial_channel, 7, padding=3)
-        self.ups, self.noise_convs, self.resblocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        rates, width = sizes.upsample_rates, sizes.upsample_initial_channel
+        self.stage_channels = [width >> stage for stage in range(len(rates) + 1)]  # before the first stage, after each
+        self.hop_length = math.prod(rates)
+        self.blocks_a_stage = len(sizes.resblock_kernel_sizes)
+        self.m_source = self.make_source(sizes.sampling_rate)
+        # Optimizers count parameters in the order in which they are registered: here that of released models.
+        self.noise_convs = nn.ModuleList()
+        self.conv_pre = WeightNormConv1d(sizes.inter_channels, width, 7, padding=3)
+        self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         remaining = self.hop_length  # samples of audio for one of the stage's
-        for i, (rate, kernel_size) in enumerate(zip(upsample_rates, upsample_kernel_sizes, strict=True)):
+        for i, (rate, kernel_size) in enumerate(zip(rates, sizes.upsample_kernel_sizes, strict=True)):
             overlap = kernel_size - rate
             before, channels = self.stage_channels[i : i + 2]
+            # Padding up to half the overlap gives ``rate`` samples for one, also where the overlap is odd.
             self.ups.append(
                 WeightNormConvTranspose1d(before, channels, kernel_size, rate, (overlap + 1) // 2, overlap % 2)
             )
             remaining //= rate
             self.noise_convs.append(excitation_conv(channels, remaining))
-            for size, dilations in zip(resblock_kernel_sizes, resblock_dilation_sizes, strict=True):
-                self.resblocks.append(self.make_block(resblock, channels, size, dilations))
+            for size, dilations in zip(sizes.resblock_kernel_sizes, sizes.resblock_dilation_sizes, strict=True):
+                self.resblocks.append(self.make_block(sizes.resblock, channels, size, dilations))
         self.conv_post = WeightNormConv1d(self.stage_channels[-1], 1, 7, padding=3)
-        if gin_channels is not None:
-            self.cond = nn.Conv1d(gin_channels, upsample_initial_channel, 1)
+        if sizes.gin_channels is not None:
+            self.cond = nn.Conv1d(sizes.gin_channels, width, 1)
 
     def make_source(self, sampling_rate: int) -> SineSource:
         """The excitation."""
@@ -84,7 +78,7 @@ class NSFHiFiGAN(nn.Module):
             g: speaker condition [B, gin, 1] or [B, gin, T]; None where the decoder has none.
             noise: start phases and noise of the excitation.
         """
-        dtype = next(self.conv_post.parameters()).dtype
+        dtype = next(self.conv_post.parameters()).dtype  # of the main path; wide blocks alone may have another
         excitation = self.m_source(f0, noise).transpose(1, 2).to(dtype)
         x = self.conv_pre(x.to(dtype))
         if g is not None:
@@ -120,7 +114,7 @@ def fitting(x: Tensor, conv: nn.Module) -> Tensor:
 
 
 def excitation_conv(channels: int, stride: int) -> nn.Conv1d:
-    """Brings the excitation to the rate of a stage, ``stride`` samples to one."""
+    """[B, 1, T * stride] -> [B, channels, T]: brings the excitation to the rate of a stage."""
     if stride == 1:
         return nn.Conv1d(1, channels, 1)
     return nn.Conv1d(1, channels, 2 * stride, stride, padding=(stride + 1) // 2)

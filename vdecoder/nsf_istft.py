@@ -1,4 +1,4 @@
-"""A source-filter decoder in the short-time spectrum, for voices that are trained and sung without a GPU.
+"""A source-filter decoder in the short-time spectrum, for voices that are trained and converted without a GPU.
 
 Pulses at f0 and white noise go through filters that change from frame to frame, as in DDSP (Engel et al., 2020); the
 filters come from ConvNeXt blocks and the spectrum goes back to audio by an inverse STFT, as in Vocos (Siuzdak, 2023).
@@ -9,7 +9,6 @@ the pitch is that of the pulses from the first step of training on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from modules.errors import UserError
 from modules.nn.noise import Noise
+from vdecoder import DecoderSizes
 from vdecoder.source import PulseSource
 
 EXPANSION = 3  # of a block's width between its two layers
@@ -29,54 +29,34 @@ F0_CENTRE = 5.3  # log of 200 Hz
 class NSFISTFT(nn.Module):
     """Latents and f0 to audio.
 
-    The keys of the config that size NSF-HiFiGAN size this decoder too. Each rate but the last belongs to a stage of
-    upsampling, before and after which blocks stand; the last one is the hop of the inverse STFT, and the last kernel
-    its window.
-
-    Args:
-        inter_channels: channels of the latents.
-        resblock: not used.
-        resblock_kernel_sizes: of the depthwise convolutions, one for each run of blocks.
-        resblock_dilation_sizes: one for each block, by run.
-        upsample_rates: their product is the samples of a frame.
-        upsample_initial_channel: channels of every block.
-        upsample_kernel_sizes: one for each rate.
-        gin_channels: channels of the speaker condition; None for a decoder without one.
-        sampling_rate: Hz.
+    The sizes of NSF-HiFiGAN size this decoder too, but ``resblock`` is not used. Each rate but the last belongs to a
+    stage of upsampling, before and after which blocks stand; the last one is the hop of the inverse STFT, and the last
+    kernel its window. The residual blocks' kernel sizes are those of the depthwise convolutions, one for each run of
+    blocks, with a dilation for each block; all blocks have ``upsample_initial_channel`` channels.
 
     Raises:
         UserError: the sizes do not fit together.
     """
 
-    def __init__(
-        self,
-        inter_channels: int,
-        resblock: str,
-        resblock_kernel_sizes: Sequence[int],
-        resblock_dilation_sizes: Sequence[Sequence[int]],
-        upsample_rates: Sequence[int],
-        upsample_initial_channel: int,
-        upsample_kernel_sizes: Sequence[int],
-        gin_channels: int | None,
-        sampling_rate: int,
-    ) -> None:
+    def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
-        _check_sizes(resblock_kernel_sizes, resblock_dilation_sizes, upsample_rates, upsample_kernel_sizes)
-        channels = upsample_initial_channel
-        self.hop_length = math.prod(upsample_rates)
-        self.m_source = PulseSource(sampling_rate, self.hop_length)
-        self.stft = ShortTimeSpectrum(upsample_kernel_sizes[-1], upsample_rates[-1])
-        self.conv_pre = nn.Conv1d(inter_channels, channels, 7, padding=3)
+        _check_sizes(sizes)
+        rates, kernel_sizes = sizes.upsample_rates, sizes.upsample_kernel_sizes
+        channels = sizes.upsample_initial_channel
+        self.hop_length = math.prod(rates)
+        self.m_source = PulseSource(sizes.sampling_rate, self.hop_length)
+        self.stft = ShortTimeSpectrum(kernel_sizes[-1], rates[-1])
+        self.conv_pre = nn.Conv1d(sizes.inter_channels, channels, 7, padding=3)
         self.f0_pre = nn.Conv1d(1, channels, 7, padding=3)
-        if gin_channels is not None:
-            self.cond = nn.Conv1d(gin_channels, channels, 1)
+        if sizes.gin_channels is not None:
+            self.cond = nn.Conv1d(sizes.gin_channels, channels, 1)
         self.runs = nn.ModuleList(
             nn.Sequential(*(Block(channels, size, dilation) for dilation in dilations))
-            for size, dilations in zip(resblock_kernel_sizes, resblock_dilation_sizes, strict=True)
+            for size, dilations in zip(sizes.resblock_kernel_sizes, sizes.resblock_dilation_sizes, strict=True)
         )
         self.ups = nn.ModuleList(
             nn.ConvTranspose1d(channels, channels, size, rate, (size - rate) // 2)
-            for size, rate in zip(upsample_kernel_sizes[:-1], upsample_rates[:-1], strict=True)
+            for size, rate in zip(kernel_sizes[:-1], rates[:-1], strict=True)
         )
         self.norm = nn.LayerNorm(channels)
         self.filters = nn.Linear(channels, 3 * self.stft.bins)
@@ -135,6 +115,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T] -> [B, C, T]."""
+        # LayerNorm and the pointwise layers want channels last: [B, T, C] between the two transposes.
         branch = self.norm(self.frames(x).transpose(1, 2))
         branch = self.narrow(F.gelu(self.widen(branch))) * self.scale
         return x + branch.transpose(1, 2)
@@ -195,9 +176,9 @@ def gains(filters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return gain, phase, noise_gain
 
 
-def _check_sizes(
-    kernel_sizes: Sequence[int], dilations: Sequence[Sequence[int]], rates: Sequence[int], up_kernels: Sequence[int]
-) -> None:
+def _check_sizes(sizes: DecoderSizes) -> None:
+    kernel_sizes, dilations = sizes.resblock_kernel_sizes, sizes.resblock_dilation_sizes
+    rates, up_kernels = sizes.upsample_rates, sizes.upsample_kernel_sizes
     where = "config.json: model"
     fix = "take the values of configs_template/config_micro_template.json"
     if not len(kernel_sizes) == len(dilations) == len(rates) == len(up_kernels):

@@ -1,24 +1,31 @@
-"""NSF-HiFiGAN with anti-aliased snake activations in place of the leaky ReLUs."""
+"""NSF-HiFiGAN with the anti-aliased snake activations of BigVGAN (Lee et al., 2023) in place of the leaky ReLUs.
+
+A periodic activation fits periodic signals also beyond the pitches of the training set (Ziyin et al., 2020).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vdecoder import DecoderSizes
 from vdecoder.nsf_hifigan import NSFHiFiGAN, ResBlock, ResBlock1, ResBlock2
 from vdecoder.snake_alias import SnakeAlias
 
 
 class NSFSnakeHiFiGAN(NSFHiFiGAN):
-    """As NSFHiFiGAN, with its arguments."""
+    """As NSFHiFiGAN, of the same sizes."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, sizes: DecoderSizes) -> None:
+        super().__init__(sizes)
         self.snakes = nn.ModuleList(SnakeAlias(channels) for channels in self.stage_channels[:-1])
         self.snake_post = SnakeAlias(self.stage_channels[-1])
+        # The order of released models, in which optimizers count parameters: conv_post, snake_post, cond come last.
+        for name in ("conv_post", "snake_post", "cond"):
+            if name in self._modules:
+                self._modules[name] = self._modules.pop(name)
 
     def make_block(self, kind: str, channels: int, kernel_size: int, dilations: Sequence[int]) -> nn.Module:
         block = SnakeResBlock1 if kind == "1" else SnakeResBlock2

@@ -30,7 +30,10 @@ class SnakeAlias(nn.Module):
 
 
 class Snake(nn.Module):
-    """x + sin(exp(alpha) x)^2 / exp(beta), with alpha and beta for each channel."""
+    """x + sin(exp(alpha) x)^2 / exp(beta), with alpha and beta for each channel (Ziyin et al., 2020).
+
+    Both are kept as logarithms, as in BigVGAN, so that they stay positive.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,6 +41,7 @@ class Snake(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T] -> [B, C, T]."""
         frequency = torch.exp(self.alpha)[:, None]
         height = 1 / (torch.exp(self.beta)[:, None] + 1e-9)
         wave = torch.sin(x * frequency)
@@ -59,7 +63,7 @@ class Upsample(nn.Module):
         edge = TAPS // RATIO - 1
         taps = (RATIO * self.filter).expand(channels, -1, -1)
         x = F.conv_transpose1d(F.pad(x, (edge, edge), mode="replicate"), taps, stride=RATIO, groups=channels)
-        cut = edge * RATIO + (TAPS - RATIO) // 2
+        cut = edge * RATIO + (TAPS - RATIO) // 2  # what the padding became, and the filter's delay
         return x[..., cut:-cut]
 
 
@@ -85,6 +89,7 @@ class LowPass(nn.Module):
         self.register_buffer("filter", kaiser_sinc())
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, 2T] -> [B, C, T]."""
         channels = x.shape[1]
         x = F.pad(x, (TAPS // 2 - 1, TAPS // 2), mode="replicate")
         return F.conv1d(x, self.filter.expand(channels, -1, -1), stride=RATIO, groups=channels)

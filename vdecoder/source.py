@@ -1,4 +1,8 @@
-"""The excitation of the decoder: harmonics of f0 where there is a pitch, noise elsewhere (Wang et al., NSF, 2019)."""
+"""The excitation of the decoder: harmonics of f0 where there is a pitch, noise elsewhere.
+
+Wang et al., "Neural source-filter waveform models for statistical parametric speech synthesis", 2019: the source
+module, with the paper's amplitude and noise.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ class SineSource(nn.Module):
         """The harmonics and the noise before they are mixed, [B, T * hop_length, 9]."""
         b, t = f0.shape
         start = noise.uniform((b, HARMONICS))
-        start[:, 0] = 0
+        start[:, 0] = 0  # the fundamental begins at a zero crossing, its overtones anywhere
         step, phase = self.cycles(f0, start)
         # Within a frame the phase is a straight line, so only whole frames have to be summed up in float64.
         sample = torch.arange(1, self.hop_length + 1, device=f0.device)[:, None]

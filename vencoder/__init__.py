@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modules.errors import UserError
+from modules.lazy import lazy_names
 from pretrain import require
 from pretrain.weights import BY_NAME
 
 if TYPE_CHECKING:
     from vencoder.encoder import SpeechEncoder
+
+__all__ = ["ENCODERS", "EncoderSpec", "SpeechEncoder", "encoder_spec", "get_encoder"]
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,6 @@ def encoder_spec(name: str) -> EncoderSpec:
     if name not in ENCODERS:
         raise UserError(f"there is no speech encoder {name}", "speech_encoder", f"choose from: {', '.join(ENCODERS)}")
     return ENCODERS[name]
+
+
+__getattr__ = lazy_names(__name__, {"SpeechEncoder": "vencoder.encoder"})

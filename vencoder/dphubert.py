@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from modules import checkpoint
 from modules.errors import UserError
 from vencoder.encoder import Precision
-from vencoder.hubert import HubertEncoder, HubertModel, HubertSizes, LayerSizes, finish, hops_like_hubert
+from vencoder.hubert import HubertEncoder, HubertModel, HubertSizes, LayerSizes, hops_like_hubert, rename_keys
 from vencoder.layers import build_empty
 
 
@@ -26,7 +22,7 @@ class DphubertEncoder(HubertEncoder):
         if not isinstance(content, dict) or not {"config", "state_dict"} <= content.keys():
             raise UserError("the file is not a DPHuBERT checkpoint: it has no config", path, "use the official file")
         model = build_empty(HubertModel, sizes_of(content["config"], path))
-        checkpoint.load_into(model, rename(content["state_dict"]), path)
+        checkpoint.load_into(model, rename_keys(content["state_dict"], _NAMES), path)
         return cls(model, device, precision, bool(content["config"].get("normalize_waveform", False)))
 
 
@@ -83,13 +79,3 @@ _NAMES = (
     (r"\.feed_forward\.output_dense\.", ".feed_forward.down."),
     (r"\.final_layer_norm\.", ".feed_forward_norm."),
 )
-
-
-def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """DPHuBERT's keys to ours."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, replacement in _NAMES:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    return finish(renamed)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.devices import cpu_has_bf16
+from modules.audio.resample import SPEECH_RATE
+from modules.devices import fastest_dtype
 from vencoder.layers import Model, set_precision
 
-SAMPLE_RATE = 16000  # Hz
 HOP_LENGTH = 320  # samples of a frame: 50 frames a second
-MAX_WINDOW = 30 * SAMPLE_RATE // HOP_LENGTH - 1  # frames of one pass: they see 30 s at most
-SHORTEST_WINDOW = 22 * SAMPLE_RATE // HOP_LENGTH  # frames of a window of a longer clip
+MAX_WINDOW = 30 * SPEECH_RATE // HOP_LENGTH - 1  # frames of one pass: they see 30 s at most
+SHORTEST_WINDOW = 22 * SPEECH_RATE // HOP_LENGTH  # frames of a window of a longer clip
 CPU_BATCH, DEVICE_BATCH = MAX_WINDOW, 8 * MAX_WINDOW  # frames in one batch
 
 Precision = Literal["auto", "fp32"]
@@ -35,7 +35,7 @@ class SpeechEncoder(ABC):
 
     A subclass prepares a clip once (``prepare``) and encodes frame ranges of it (``encode_windows``). Clips
     over 30 s are cut into overlapped windows of one length and cross-faded in the middle of each overlap, where
-    both windows have heard ``overlap / 2`` frames beyond the joint.
+    both windows have seen ``overlap / 2`` frames beyond the joint.
 
     Attributes:
         width: channels of the units.
@@ -48,7 +48,8 @@ class SpeechEncoder(ABC):
 
     def __init__(self, device: str | torch.device = "cpu", precision: Precision = "auto") -> None:
         self.device = torch.device(device)
-        self.dtype = compute_dtype(self.device) if precision == "auto" else torch.float32
+        # docs/encoders.md: the units stay within 30 dB SNR of float32
+        self.dtype = fastest_dtype(self.device) if precision == "auto" else torch.float32
 
     def ready(self, model: Model) -> Model:
         """``model`` in evaluation mode, in the encoder's precision and on its device."""
@@ -105,20 +106,11 @@ class SpeechEncoder(ABC):
         return F.pad(audio, (0, max(0, HOP_LENGTH + 80 - audio.shape[0])))
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """The fastest dtype that ``device`` computes natively and that keeps units within 30 dB SNR of float32."""
-    if device.type == "cuda":
-        return torch.float16
-    if device.type == "cpu" and cpu_has_bf16():
-        return torch.bfloat16
-    return torch.float32
-
-
 def plan_windows(frames: int, longest: int, overlap: int, shortest: int = SHORTEST_WINDOW) -> list[tuple[int, int]]:
     """Ranges of one length that cover ``frames``: one, or as few as can be of up to ``longest`` frames.
 
     They share at least ``overlap`` frames, and are no longer than that takes, but ``shortest`` where there are
-    several: what a window hears tells in its units, and the shorter it is, the more they differ from one pass.
+    several: what a window sees shapes its units, and the shorter it is, the more they differ from one pass.
     """
     if frames <= longest:
         return [(0, frames)]

@@ -25,29 +25,112 @@ FIELD = 400  # samples that one frame of the convolutions sees
 PIECE = 250  # frames of the convolutions at a time: 5 s, 65 MB
 
 
-@dataclass(frozen=True)
-class LayerSizes:
-    """A transformer layer; 0 heads or 0 hidden channels where pruning left no attention or no feed-forward part."""
+class HubertEncoder(SpeechEncoder):
+    """Units of a HuBERT model.
 
-    heads: int = 12
-    head_dim: int = 64
-    hidden: int = 3072
+    Attributes:
+        pad: zeros put on both sides of the audio.
+        normalize: bring the clip to mean 0 and variance 1 first.
+    """
+
+    pad = 0
+
+    def __init__(
+        self, model: HubertModel, device: str = "cpu", precision: Precision = "auto", normalize: bool = False
+    ) -> None:
+        super().__init__(device, precision)
+        self.normalize = normalize
+        self.model = self.ready(model)
+        self.width = model.projection.out_features if model.projection else model.norm.normalized_shape[0]
+
+    @classmethod
+    def from_file(
+        cls, path: Path, device: str = "cpu", precision: Precision = "auto", layer: int = 0, project: bool = False
+    ) -> HubertEncoder:
+        """Load a fairseq checkpoint.
+
+        Args:
+            layer: how many transformer layers run; 0 for all, with the last norm of a pre-norm model.
+            project: put ``final_proj`` after them.
+        """
+        return cls(load_model(path, layer, project), device, precision)
+
+    def frames(self, samples: int) -> int:
+        return max(1, (samples + 2 * self.pad - FIELD) // HOP_LENGTH + 1)
+
+    def prepare(self, audio: Tensor) -> Tensor:
+        """Features [frames, channels]: windows overlap, and the convolutions cost a third of an encoding."""
+        if self.normalize:
+            audio = F.layer_norm(audio, audio.shape)
+        return self.model.features(F.pad(audio, (self.pad, self.pad)))
+
+    def encode_windows(self, windows: Sequence[Window]) -> Tensor:
+        return self.model(torch.stack([window.clip[window.start : window.stop] for window in windows]))
 
 
-@dataclass(frozen=True)
-class HubertSizes:
-    """Everything that shapes a HuBERT model."""
+def load_model(path: Path, layer: int = 0, project: bool = False) -> HubertModel:
+    """A HuBERT model from a fairseq checkpoint, cut after ``layer`` layers (0: all)."""
+    file = fairseq.read(path)
+    sizes = sizes_of(file, path)
+    if layer > len(sizes.layers):
+        raise UserError(f"the model has {len(sizes.layers)} layers, {layer} are needed", path, "use the official file")
+    projection = len(file.state["final_proj.weight"]) if project else 0
+    sizes = replace(sizes, layers=sizes.layers[: layer or None], projection=projection)
+    model = build_empty(HubertModel, sizes)
+    checkpoint.load_into(model, rename_fairseq(file.state), path)
+    return model
 
-    width: int = 768
-    layers: Sequence[LayerSizes] = (LayerSizes(),) * 12
-    pre_norm: bool = False
-    norm_each_conv: bool = False  # layer norm after every convolution; else group norm after the first
-    conv_bias: bool = False
-    convs: Sequence[ConvShape] = STANDARD_CONVS
-    position_kernel: int = 128
-    position_groups: int = 16
-    projection: int = 0  # channels of final_proj, 0 for none
-    scaled: bool = False  # a pruned front end scales its features channel by channel
+
+class HubertModel(nn.Module):
+    """Projection, convolutional positions, transformer over the features of the front end.
+
+    The last projection is optional.
+    """
+
+    def __init__(self, sizes: HubertSizes) -> None:
+        super().__init__()
+        self.pre_norm = sizes.pre_norm
+        self.front_end = ConvFrontEnd(sizes)
+        channels, width = sizes.convs[-1][0], sizes.width
+        self.feature_norm = Norm(channels)
+        self.feature_projection = nn.Linear(channels, width)
+        kernel = sizes.position_kernel
+        self.positions = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=sizes.position_groups)
+        self.norm = Norm(width)
+        self.blocks = nn.ModuleList(
+            Block(width, self.make_attention(width, layer), layer.hidden, sizes.pre_norm) for layer in sizes.layers
+        )
+        self.projection = nn.Linear(width, sizes.projection) if sizes.projection else None
+
+    def make_attention(self, width: int, layer: LayerSizes) -> nn.Module | None:
+        return Attention(width, layer.heads, layer.head_dim) if layer.heads else None
+
+    def attention_bias(self, frames: int) -> Tensor | None:
+        """What every layer's attention adds to its scores."""
+        return None
+
+    def features(self, audio: Tensor) -> Tensor:
+        """Features [frames, channels] of audio [T], in the precision of the model."""
+        return self.front_end(audio, self.feature_projection.weight.dtype)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Units [B, frames, width] of features [B, frames, channels]."""
+        dtype = self.feature_projection.weight.dtype
+        x = self.feature_projection(self.feature_norm(features).to(dtype)).float()
+        x = x + self._positions(x)
+        if not self.pre_norm:
+            x = self.norm(x)
+        bias = self.attention_bias(x.shape[1])
+        for block in self.blocks:
+            x = block(x, bias)
+        if self.pre_norm:
+            x = self.norm(x)
+        return x if self.projection is None else self.projection(x.to(dtype))
+
+    def _positions(self, x: Tensor) -> Tensor:
+        frames = x.shape[1]
+        shifted = self.positions(x.to(self.positions.weight.dtype).transpose(1, 2))
+        return F.gelu(shifted[..., :frames]).transpose(1, 2)  # an even kernel gives one frame too many
 
 
 class ConvFrontEnd(nn.Module):
@@ -121,113 +204,29 @@ def strided_patches(x: Tensor, kernel: int, stride: int) -> Tensor:
     return x.as_strided((frames, kernel * channels), (stride * channels, 1))
 
 
-class HubertModel(nn.Module):
-    """Projection, convolutional positions, transformer over the features of the front end.
+@dataclass(frozen=True)
+class LayerSizes:
+    """A transformer layer; 0 heads or 0 hidden channels where pruning left no attention or no feed-forward part."""
 
-    The last projection is optional.
-    """
-
-    def __init__(self, sizes: HubertSizes) -> None:
-        super().__init__()
-        self.pre_norm = sizes.pre_norm
-        self.front_end = ConvFrontEnd(sizes)
-        channels, width = sizes.convs[-1][0], sizes.width
-        self.feature_norm = Norm(channels)
-        self.feature_projection = nn.Linear(channels, width)
-        kernel = sizes.position_kernel
-        self.positions = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=sizes.position_groups)
-        self.norm = Norm(width)
-        self.blocks = nn.ModuleList(
-            Block(width, self.make_attention(width, layer), layer.hidden, sizes.pre_norm) for layer in sizes.layers
-        )
-        self.projection = nn.Linear(width, sizes.projection) if sizes.projection else None
-
-    def make_attention(self, width: int, layer: LayerSizes) -> nn.Module | None:
-        """The attention of a layer."""
-        return Attention(width, layer.heads, layer.head_dim) if layer.heads else None
-
-    def attention_bias(self, frames: int) -> Tensor | None:
-        """What every layer's attention adds to its scores."""
-        return None
-
-    def features(self, audio: Tensor) -> Tensor:
-        """Features [frames, channels] of audio [T], in the precision of the model."""
-        return self.front_end(audio, self.feature_projection.weight.dtype)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Units [B, frames, width] of features [B, frames, channels]."""
-        dtype = self.feature_projection.weight.dtype
-        x = self.feature_projection(self.feature_norm(features).to(dtype)).float()
-        x = x + self._positions(x)
-        if not self.pre_norm:
-            x = self.norm(x)
-        bias = self.attention_bias(x.shape[1])
-        for block in self.blocks:
-            x = block(x, bias)
-        if self.pre_norm:
-            x = self.norm(x)
-        return x if self.projection is None else self.projection(x.to(dtype))
-
-    def _positions(self, x: Tensor) -> Tensor:
-        frames = x.shape[1]
-        shifted = self.positions(x.to(self.positions.weight.dtype).transpose(1, 2))
-        return F.gelu(shifted[..., :frames]).transpose(1, 2)  # an even kernel gives one frame too many
+    heads: int = 12
+    head_dim: int = 64
+    hidden: int = 3072
 
 
-class HubertEncoder(SpeechEncoder):
-    """Units of a HuBERT model.
+@dataclass(frozen=True)
+class HubertSizes:
+    """Everything that shapes a HuBERT model."""
 
-    Attributes:
-        pad: zeros put on both sides of the audio.
-        normalize: bring the clip to mean 0 and variance 1 first.
-    """
-
-    pad = 0
-
-    def __init__(
-        self, model: HubertModel, device: str = "cpu", precision: Precision = "auto", normalize: bool = False
-    ) -> None:
-        super().__init__(device, precision)
-        self.normalize = normalize
-        self.model = self.ready(model)
-        self.width = model.projection.out_features if model.projection else model.norm.normalized_shape[0]
-
-    @classmethod
-    def from_file(
-        cls, path: Path, device: str = "cpu", precision: Precision = "auto", layer: int = 0, project: bool = False
-    ) -> HubertEncoder:
-        """Load a fairseq checkpoint.
-
-        Args:
-            layer: how many transformer layers run; 0 for all, with the last norm of a pre-norm model.
-            project: put ``final_proj`` after them.
-        """
-        return cls(load_model(path, layer, project), device, precision)
-
-    def frames(self, samples: int) -> int:
-        return max(1, (samples + 2 * self.pad - FIELD) // HOP_LENGTH + 1)
-
-    def prepare(self, audio: Tensor) -> Tensor:
-        """Features [frames, channels]: windows overlap, and the convolutions cost a third of an encoding."""
-        if self.normalize:
-            audio = F.layer_norm(audio, audio.shape)
-        return self.model.features(F.pad(audio, (self.pad, self.pad)))
-
-    def encode_windows(self, windows: Sequence[Window]) -> Tensor:
-        return self.model(torch.stack([window.clip[window.start : window.stop] for window in windows]))
-
-
-def load_model(path: Path, layer: int = 0, project: bool = False) -> HubertModel:
-    """A HuBERT model from a fairseq checkpoint, cut after ``layer`` layers (0: all)."""
-    file = fairseq.read(path)
-    sizes = sizes_of(file, path)
-    if layer > len(sizes.layers):
-        raise UserError(f"the model has {len(sizes.layers)} layers, {layer} are needed", path, "use the official file")
-    projection = len(file.state["final_proj.weight"]) if project else 0
-    sizes = replace(sizes, layers=sizes.layers[: layer or None], projection=projection)
-    model = build_empty(HubertModel, sizes)
-    checkpoint.load_into(model, rename_fairseq(file.state), path)
-    return model
+    width: int = 768
+    layers: Sequence[LayerSizes] = (LayerSizes(),) * 12
+    pre_norm: bool = False
+    norm_each_conv: bool = False  # layer norm after every convolution; else group norm after the first
+    conv_bias: bool = False
+    convs: Sequence[ConvShape] = STANDARD_CONVS
+    position_kernel: int = 128
+    position_groups: int = 16
+    projection: int = 0  # channels of final_proj, 0 for none
+    scaled: bool = False  # a pruned front end scales its features channel by channel
 
 
 def sizes_of(file: fairseq.FairseqCheckpoint, path: Path) -> HubertSizes:
@@ -290,13 +289,8 @@ def parse_convs(text: Any) -> tuple[ConvShape, ...]:
 
 
 def rename_fairseq(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """fairseq's keys to ours: convolutions as products, q, k, v stacked, weight norm folded away."""
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        for pattern, replacement in _FAIRSEQ_NAMES:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    return finish(renamed)
+    """fairseq's keys to ours."""
+    return rename_keys(state, _FAIRSEQ_NAMES)
 
 
 _FAIRSEQ_NAMES = (
@@ -320,8 +314,18 @@ _FAIRSEQ_NAMES = (
 )
 
 
-def finish(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The steps of a rename that change tensors and not only names.
+def rename_keys(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """A file's keys to ours, by patterns in turn: convolutions as products, q, k, v stacked, norms folded."""
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        for pattern, replacement in names:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return _reshape(renamed)
+
+
+def _reshape(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Where our layers are shaped otherwise, the tensors change and not only their names.
 
     ``conv.<n>.weight`` [out, in, kernel] becomes a product's weight, ``positions.weight_g`` and ``weight_v``
     one weight, and the projections of q, k and v one stacked projection.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from torch import Tensor
@@ -10,25 +9,8 @@ from torch import Tensor
 from modules import checkpoint
 from modules.errors import UserError
 from vencoder.encoder import Precision
-from vencoder.hubert import HubertEncoder, HubertModel, HubertSizes, finish
+from vencoder.hubert import HubertEncoder, HubertModel, HubertSizes, rename_keys
 from vencoder.layers import build_empty
-
-_NAMES = (
-    (r"^module\.", ""),
-    (r"^feature_extractor\.conv(\d+)\.", r"conv.\1."),
-    (r"^feature_extractor\.norm0\.", "front_end.norms.0."),
-    (r"^feature_projection\.norm\.", "feature_norm."),
-    (r"^feature_projection\.projection\.", "feature_projection."),
-    (r"^positional_embedding\.conv\.", "positions."),
-    (r"^encoder\.layers\.", "blocks."),
-    (r"\.self_attn\.in_proj_", ".attention.qkv."),
-    (r"\.self_attn\.out_proj\.", ".attention.out."),
-    (r"\.linear1\.", ".feed_forward.up."),
-    (r"\.linear2\.", ".feed_forward.down."),
-    (r"\.norm1\.", ".attention_norm."),
-    (r"\.norm2\.", ".feed_forward_norm."),
-    (r"^proj\.", "projection."),
-)
 
 
 class HubertSoftEncoder(HubertEncoder):
@@ -49,9 +31,22 @@ class HubertSoftEncoder(HubertEncoder):
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """HubertSoft's keys to ours."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, replacement in _NAMES:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    return finish(renamed)
+    return rename_keys(state, _NAMES)
+
+
+_NAMES = (
+    (r"^module\.", ""),
+    (r"^feature_extractor\.conv(\d+)\.", r"conv.\1."),
+    (r"^feature_extractor\.norm0\.", "front_end.norms.0."),
+    (r"^feature_projection\.norm\.", "feature_norm."),
+    (r"^feature_projection\.projection\.", "feature_projection."),
+    (r"^positional_embedding\.conv\.", "positions."),
+    (r"^encoder\.layers\.", "blocks."),
+    (r"\.self_attn\.in_proj_", ".attention.qkv."),
+    (r"\.self_attn\.out_proj\.", ".attention.out."),
+    (r"\.linear1\.", ".feed_forward.up."),
+    (r"\.linear2\.", ".feed_forward.down."),
+    (r"\.norm1\.", ".attention_norm."),
+    (r"\.norm2\.", ".feed_forward_norm."),
+    (r"^proj\.", "projection."),
+)

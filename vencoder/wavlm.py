@@ -16,20 +16,21 @@ from vencoder.hubert import HubertEncoder, HubertModel, HubertSizes, LayerSizes,
 from vencoder.layers import Attention, build_empty
 
 
-class GatedAttention(Attention):
-    """Self-attention whose position bias is scaled by two gates for each head and frame (section 3.1)."""
+class WavlmEncoder(HubertEncoder):
+    """Units of WavLM's last layer."""
 
-    def __init__(self, width: int, heads: int, head_dim: int) -> None:
-        super().__init__(width, heads, head_dim)
-        self.gate = nn.Linear(head_dim, 8)
-        self.gate_scale = nn.Parameter(torch.ones(1, heads, 1, 1))
-
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [B, T, width]; bias [1, heads, T, T], the same for every layer."""
-        split = x.to(self.gate.weight.dtype).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-        update, reset = self.gate(split).unflatten(-1, (2, 4)).sum(-1, keepdim=True).sigmoid().unbind(-2)
-        gate = update * (reset * self.gate_scale - 1.0) + 2.0  # [B, heads, T, 1]
-        return super().forward(x, None if bias is None else gate.to(bias.dtype) * bias)
+    @classmethod
+    def from_file(cls, path: Path, device: str = "cpu", precision: Precision = "auto") -> WavlmEncoder:  # type: ignore[override]
+        """Load WavLM-Base+.pt or a .safetensors of it."""
+        file = fairseq.read(path)
+        state = rename_fairseq(file.state)
+        if "position_bias.weight" not in state:
+            raise UserError("the file holds no WavLM model: it has no position bias", path, "use the official file")
+        buckets = len(state["position_bias.weight"])
+        longest = int(file.settings.get("max_distance", 800))
+        model = build_empty(WavlmModel, sizes_of(file, path), buckets, longest)
+        checkpoint.load_into(model, state, path)
+        return cls(model, device, precision, bool(file.settings.get("normalize", False)))
 
 
 class WavlmModel(HubertModel):
@@ -52,6 +53,22 @@ class WavlmModel(HubertModel):
         return by_distance.unfold(1, frames, 1).flip(1)[None]
 
 
+class GatedAttention(Attention):
+    """Self-attention whose position bias is scaled by two gates for each head and frame (section 3.1)."""
+
+    def __init__(self, width: int, heads: int, head_dim: int) -> None:
+        super().__init__(width, heads, head_dim)
+        self.gate = nn.Linear(head_dim, 8)
+        self.gate_scale = nn.Parameter(torch.ones(1, heads, 1, 1))
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [B, T, width]; bias [1, heads, T, T], the same for every layer."""
+        split = x.to(self.gate.weight.dtype).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        update, reset = self.gate(split).unflatten(-1, (2, 4)).sum(-1, keepdim=True).sigmoid().unbind(-2)
+        gate = update * (reset * self.gate_scale - 1.0) + 2.0  # [B, heads, T, 1]
+        return super().forward(x, None if bias is None else gate.to(bias.dtype) * bias)
+
+
 def bucket_of(distance: Tensor, buckets: int, longest: int) -> Tensor:
     """T5's buckets: half of them for each direction, exact at first, then logarithmic up to ``longest`` frames."""
     half = buckets // 2
@@ -60,20 +77,3 @@ def bucket_of(distance: Tensor, buckets: int, longest: int) -> Tensor:
     far = torch.log(size.clamp(min=1).float() / exact) / math.log(longest / exact) * (half - exact)
     far = (exact + far).long()
     return torch.where(size < exact, size, far.clamp(max=half - 1)) + half * (distance > 0)
-
-
-class WavlmEncoder(HubertEncoder):
-    """Units of WavLM's last layer."""
-
-    @classmethod
-    def from_file(cls, path: Path, device: str = "cpu", precision: Precision = "auto") -> WavlmEncoder:  # type: ignore[override]
-        """Load WavLM-Base+.pt or a .safetensors of it."""
-        file = fairseq.read(path)
-        state = rename_fairseq(file.state)
-        if "position_bias.weight" not in state:
-            raise UserError("the file holds no WavLM model: it has no position bias", path, "use the official file")
-        buckets = len(state["position_bias.weight"])
-        longest = int(file.settings.get("max_distance", 800))
-        model = build_empty(WavlmModel, sizes_of(file, path), buckets, longest)
-        checkpoint.load_into(model, state, path)
-        return cls(model, device, precision, bool(file.settings.get("normalize", False)))

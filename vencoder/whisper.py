@@ -18,82 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules import checkpoint
+from modules.audio.resample import SPEECH_RATE
 from modules.errors import UserError
 from vencoder.ctranslate2 import read_model
-from vencoder.encoder import HOP_LENGTH, SAMPLE_RATE, Precision, SpeechEncoder, Window, plan_windows
+from vencoder.encoder import HOP_LENGTH, Precision, SpeechEncoder, Window, plan_windows
 from vencoder.layers import Attention, Block, Norm, build_empty
 
 N_FFT, MEL_HOP = 400, 160  # 25 ms windows every 10 ms
 MEL_PER_FRAME = HOP_LENGTH // MEL_HOP
 POSITIONS = 1500  # frames of the 30 s that Whisper was trained on
 SILENCE = 25  # frames after a clip that is not padded to 30 s
-
-
-@dataclass(frozen=True)
-class Dims:
-    """Sizes of the audio encoder, by the names in OpenAI's files."""
-
-    n_mels: int
-    n_audio_ctx: int
-    n_audio_state: int
-    n_audio_head: int
-    n_audio_layer: int
-
-
-class WhisperModel(nn.Module):
-    """Two convolutions, sinusoidal positions, pre-norm transformer blocks, a last norm."""
-
-    positions: Tensor
-
-    def __init__(self, dims: Dims) -> None:
-        super().__init__()
-        width = dims.n_audio_state
-        self.conv1 = nn.Conv1d(dims.n_mels, width, 3, padding=1)
-        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
-        self.blocks = nn.ModuleList(
-            Block(width, Attention(width, dims.n_audio_head), 4 * width, pre_norm=True)
-            for _ in range(dims.n_audio_layer)
-        )
-        self.norm = Norm(width)
-        self.register_buffer("positions", sinusoids(dims.n_audio_ctx, width))
-
-    def forward(self, mel: Tensor) -> Tensor:
-        """mel [B, n_mels, 2 * frames] to units [B, frames, width]."""
-        x = F.gelu(self.conv1(mel.to(self.conv1.weight.dtype)))
-        x = F.gelu(self.conv2(x)).transpose(1, 2).float()
-        x = x + self.positions[: x.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
-
-
-def sinusoids(length: int, channels: int, longest: float = 10000.0) -> Tensor:
-    """Positions [length, channels]: sines in the first half of the channels, cosines in the second."""
-    step = math.log(longest) / (channels // 2 - 1)
-    rates = torch.exp(-step * torch.arange(channels // 2))
-    angles = torch.arange(length)[:, None] * rates[None]
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-@lru_cache(maxsize=4)
-def mel_filters(n_mels: int) -> Tensor:
-    """Slaney mel filters [n_mels, N_FFT / 2 + 1] from 0 to 8000 Hz."""
-    from librosa.filters import mel
-
-    return torch.from_numpy(mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels).astype(np.float32))
-
-
-def log_mel(audio: Tensor, n_mels: int, frames: int) -> Tensor:
-    """Whisper's log-mel of ``audio`` [T] followed by silence: [n_mels, frames], frames of 10 ms.
-
-    The floor lies 8 (80 dB) below the loudest value, and the range is scaled to about -1..1.
-    """
-    audio = F.pad(audio, (0, max(0, frames * MEL_HOP + N_FFT - audio.shape[0])))
-    window = torch.hann_window(N_FFT, device=audio.device)
-    spectrum = torch.stft(audio, N_FFT, MEL_HOP, window=window, return_complex=True)[:, :frames]
-    power = spectrum.real.square() + spectrum.imag.square()
-    mel = (mel_filters(n_mels).to(audio.device) @ power).clamp(min=1e-10).log10()
-    return (mel.maximum(mel.max() - 8.0) + 4.0) / 4.0
 
 
 class WhisperEncoder(SpeechEncoder):
@@ -154,6 +88,73 @@ def load_model(path: Path) -> WhisperModel:
     model = build_empty(WhisperModel, Dims(n_mels, len(state["positions"]), width, heads, layers))
     checkpoint.load_into(model, state, path)
     return model
+
+
+class WhisperModel(nn.Module):
+    """Two convolutions, sinusoidal positions, pre-norm transformer blocks, a last norm."""
+
+    positions: Tensor
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__()
+        width = dims.n_audio_state
+        self.conv1 = nn.Conv1d(dims.n_mels, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(
+            Block(width, Attention(width, dims.n_audio_head), 4 * width, pre_norm=True)
+            for _ in range(dims.n_audio_layer)
+        )
+        self.norm = Norm(width)
+        self.register_buffer("positions", sinusoids(dims.n_audio_ctx, width))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel [B, n_mels, 2 * frames] to units [B, frames, width]."""
+        x = F.gelu(self.conv1(mel.to(self.conv1.weight.dtype)))
+        x = F.gelu(self.conv2(x)).transpose(1, 2).float()
+        x = x + self.positions[: x.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Sizes of the audio encoder, by the names in OpenAI's files."""
+
+    n_mels: int
+    n_audio_ctx: int
+    n_audio_state: int
+    n_audio_head: int
+    n_audio_layer: int
+
+
+def log_mel(audio: Tensor, n_mels: int, frames: int) -> Tensor:
+    """Whisper's log-mel of ``audio`` [T] followed by silence: [n_mels, frames], frames of 10 ms.
+
+    The floor lies 8 (80 dB) below the loudest value, and the range is scaled to about -1..1.
+    """
+    audio = F.pad(audio, (0, max(0, frames * MEL_HOP + N_FFT - audio.shape[0])))
+    window = torch.hann_window(N_FFT, device=audio.device)
+    spectrum = torch.stft(audio, N_FFT, MEL_HOP, window=window, return_complex=True)[:, :frames]
+    power = spectrum.real.square() + spectrum.imag.square()
+    mel = (mel_filters(n_mels).to(audio.device) @ power).clamp(min=1e-10).log10()
+    return (mel.maximum(mel.max() - 8.0) + 4.0) / 4.0
+
+
+@lru_cache(maxsize=4)
+def mel_filters(n_mels: int) -> Tensor:
+    """Slaney mel filters [n_mels, N_FFT / 2 + 1] from 0 to 8000 Hz."""
+    from librosa.filters import mel
+
+    return torch.from_numpy(mel(sr=SPEECH_RATE, n_fft=N_FFT, n_mels=n_mels).astype(np.float32))
+
+
+def sinusoids(length: int, channels: int, longest: float = 10000.0) -> Tensor:
+    """Positions [length, channels]: sines in the first half of the channels, cosines in the second."""
+    step = math.log(longest) / (channels // 2 - 1)
+    rates = torch.exp(-step * torch.arange(channels // 2))
+    angles = torch.arange(length)[:, None] * rates[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def _from_openai(path: Path) -> tuple[dict[str, Tensor], int]:

@@ -209,10 +209,10 @@ def _open(source: Source, name: object) -> Iterator[soundfile.SoundFile]:
         if not path.is_file():
             raise UserError("there is no such audio file", name, "check the path")
         with path.open("rb") as file:
-            _refuse_cut_off_riff(file, name)
+            _check_riff_is_whole(file, name)
         opened: str | BinaryIO = str(path)
     else:
-        _refuse_cut_off_riff(source, name)
+        _check_riff_is_whole(source, name)
         opened = source
     with contextlib.ExitStack() as stack:
         try:
@@ -225,7 +225,7 @@ def _open(source: Source, name: object) -> Iterator[soundfile.SoundFile]:
         yield sound
 
 
-def _refuse_cut_off_riff(file: BinaryIO, name: object) -> None:
+def _check_riff_is_whole(file: BinaryIO, name: object) -> None:
     """libsndfile plays a wav that ends too early without a word; a half copied file is no training data."""
     start = file.tell()
     try:

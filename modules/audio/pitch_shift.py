@@ -11,7 +11,6 @@ import re
 import numpy as np
 
 F0_MIN, F0_MAX = 60.0, 1100.0  # Hz
-LARGEST_SHIFT = 12.0  # semitones; further away the periods overlap so much, or so little, that the voice breaks
 _PERIODS_PER_WINDOW = 3  # Praat refuses sounds that are shorter than its window
 _TIME_STEP = 0.005  # seconds between the points of the pitch tier
 _COPY = re.compile(r"(?P<original>.+)_shift_[pm]\d+(\.\d+)?")

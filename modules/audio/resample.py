@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import soxr
 
+SPEECH_RATE = 16000  # Hz, of what speech encoders, neural f0 predictors and speaker encoders read
 RATE_GRID = 100  # Hz; a coarse grid of rates keeps the resampling filters short
 
 

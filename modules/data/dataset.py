@@ -39,7 +39,6 @@ class Clip(NamedTuple):
 
     @property
     def frames(self) -> int:
-        """T."""
         return self.f0.shape[0]
 
 
@@ -99,7 +98,7 @@ class ClipDataset(Dataset[Clip]):
         self.training = training
         self.has_volume = config.model.vol_embedding
         self.speaker_ids = [_speaker_id(wav, config) for wav in self.wavs]
-        self._refuse_missing_features()
+        self._check_features_exist()
         for wav in self.wavs:
             features.check_encoder(wav, config.model.speech_encoder)
         self._kept = [self._load(index, None) for index in range(len(self.wavs))] if in_memory else None
@@ -147,14 +146,14 @@ class ClipDataset(Dataset[Clip]):
         f0, uv = (torch.from_numpy(row) for row in features.load_f0(paths.f0))
         spec = features.load_spec(paths.spec)
         units = features.load_units(paths.units)[0]
-        self._refuse_other_sizes(paths, units, spec)
+        self._check_sizes(paths, units, spec)
         window = self._window(min(f0.shape[0], spec.shape[-1]), rng)
         units = torch.from_numpy(stretch_units(units.numpy(), f0.shape[0], data.unit_interpolate_mode))[:, window]
         audio = _read_audio(wav, data.sampling_rate, window.start * data.hop_length, window.stop * data.hop_length)
         volume = torch.from_numpy(features.load_volume(paths.volume))[window] if self.has_volume else None
         return Clip(units, f0[window], uv[window], spec[:, window], audio, self.speaker_ids[index], volume)
 
-    def _refuse_other_sizes(self, paths: FeaturePaths, units: Tensor, spec: Tensor) -> None:
+    def _check_sizes(self, paths: FeaturePaths, units: Tensor, spec: Tensor) -> None:
         for path, found, wanted, key in (
             (paths.units, units.shape[0], self.config.model.ssl_dim, "model.ssl_dim"),
             (paths.spec, spec.shape[0], self.config.spec_channels, "data.filter_length // 2 + 1"),
@@ -163,7 +162,7 @@ class ClipDataset(Dataset[Clip]):
                 fix = "use the config that the features were made with, or " + MAKE_FEATURES
                 raise UserError(f"the features have {found} channels, {key} of the config is {wanted}", path, fix)
 
-    def _refuse_missing_features(self) -> None:
+    def _check_features_exist(self) -> None:
         missing = [path for wav in self.wavs for path in self._needed(wav) if not path.is_file()]
         if not missing:
             return

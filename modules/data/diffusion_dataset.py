@@ -110,7 +110,7 @@ class DiffusionDataset(Dataset[Window]):
         self.seconds: list[float] = []
         self._choose(wavs, 0.0 if short_too else config.data.duration + MARGIN)
         self.speaker_ids = [_speaker_id(wav, config) for wav in self.wavs]
-        self._refuse_missing_features()
+        self._check_features_exist()
         for wav in self.wavs:
             features.check_encoder(wav, config.data.encoder)
         self._kept: list[_Clip] | None = None
@@ -165,7 +165,7 @@ class DiffusionDataset(Dataset[Window]):
         units = features.load_units(paths.units)[0]
         mel = torch.from_numpy(features.load_mel(paths.mel))
         volume = torch.from_numpy(features.load_volume(paths.volume))
-        _refuse_other_width(paths.units, units.shape[0], data.encoder_out_channels)
+        _check_width(paths.units, units.shape[0], data.encoder_out_channels)
         aug_mel, aug_volume, shift = None, None, 0.0
         if self.augment:
             array, shift = features.load_aug_mel(paths.aug_mel)
@@ -174,7 +174,7 @@ class DiffusionDataset(Dataset[Window]):
         units = torch.from_numpy(stretch_units(units.numpy(), f0.shape[0], data.unit_interpolate_mode)).T
         parts = [mel, f0, volume, units] + ([] if aug_mel is None or aug_volume is None else [aug_mel, aug_volume])
         frames = min(part.shape[0] for part in parts)
-        self._refuse_few_frames(index, frames)
+        self._check_length(index, frames)
         return _Clip(
             mel[:frames].to(kept),
             f0[:frames].unsqueeze(1),
@@ -203,7 +203,7 @@ class DiffusionDataset(Dataset[Window]):
                 "lower data.duration in diffusion.yaml, or cut the recordings into longer clips",
             )
 
-    def _refuse_missing_features(self) -> None:
+    def _check_features_exist(self) -> None:
         missing = [path for wav in self.wavs for path in self._needed(wav) if not path.is_file()]
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -214,7 +214,7 @@ class DiffusionDataset(Dataset[Window]):
         needed = [paths.units, paths.f0, paths.volume, paths.mel]
         return needed + ([paths.aug_mel, paths.aug_volume] if self.augment else [])
 
-    def _refuse_few_frames(self, index: int, frames: int) -> None:
+    def _check_length(self, index: int, frames: int) -> None:
         data = self.config.data
         expected = int(self.seconds[index] * data.sampling_rate / data.block_size)
         if frames < expected:
@@ -231,7 +231,7 @@ def _duration(wav: Path) -> float:
     return info.frames / info.samplerate
 
 
-def _refuse_other_width(path: Path, found: int, wanted: int) -> None:
+def _check_width(path: Path, found: int, wanted: int) -> None:
     if found != wanted:
         what = f"the units have {found} channels, data.encoder_out_channels is {wanted}"
         raise UserError(what, path, "use the config that the features were made with, or " + MAKE_FEATURES)

@@ -1,8 +1,7 @@
 """The feature files beside a wav: names, readers, writers, and the stamp that says what they were made from.
 
 Names and layouts are those of so-vits-svc 4.1, so that either program reads what the other wrote. Files go through
-memory and one atomic write. Old .npy files hold pickled objects; they are read by an unpickler that admits arrays
-and numbers and nothing else.
+memory and one atomic write. Old .npy files hold pickled objects; they are read as data (modules/pickles.py).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules import checkpoint
+from modules import checkpoint, pickles
 from modules.errors import UserError
 from modules.files import write_bytes, write_text
+from modules.pickles import RefusedName
 
 STAMP_VERSION = 1  # raise it when the same settings come to mean other numbers
 
@@ -163,7 +163,9 @@ def _load_array(path: Path, ndim: int | None = None) -> np.ndarray:
         array = read_npy(path.read_bytes())
     except FileNotFoundError:
         raise UserError("a feature file is missing", path, "run preprocess_hubert_f0.py") from None
-    except (ValueError, EOFError, pickle.UnpicklingError, TypeError, IndexError) as error:
+    except RefusedName as error:
+        raise _wrong(path, f"no array (refused: it carries {error}, which is code and not numbers)") from None
+    except Exception as error:  # numpy parses the header as Python text, which fails in many ways
         raise _wrong(path, f"no readable array ({error})") from None
     if ndim is not None and array.ndim != ndim:
         raise _wrong(path, f"an array of shape {array.shape} instead of {ndim} axes")
@@ -185,34 +187,20 @@ def read_npy(data: bytes) -> np.ndarray:
     """The array of a .npy file, object arrays included, without running anything from it.
 
     Raises:
-        pickle.UnpicklingError: an object array holds something else than arrays and numbers.
-        ValueError: not a .npy file.
+        ValueError: not a .npy file, or an object array of something else than arrays and numbers.
     """
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
+    shape, fortran, dtype = read_header(file)
     if not dtype.hasobject:
-        file.seek(0)
-        return np.load(file, allow_pickle=False)
-    array = _ArrayUnpickler(file).load()
+        if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+            raise ValueError(f"{len(data)} bytes do not hold {shape} numbers of {dtype}")
+        return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C").copy()
+    array = pickles.loads(data[file.tell() :])
     if not isinstance(array, np.ndarray) or array.shape != shape:
-        raise pickle.UnpicklingError("the pickle holds no array of the header's shape")
+        raise ValueError("the pickle holds no array of the header's shape")
     return array
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what numpy needs to rebuild arrays and scalars; every other name is refused."""
-
-    ALLOWED = frozenset({"_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer"})
-    MODULES = frozenset(
-        {"numpy", *(f"numpy.{core}.{name}" for core in ("core", "_core") for name in ("multiarray", "numeric"))}
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in self.MODULES and name in self.ALLOWED:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise pickle.UnpicklingError(f"refused: it carries {module}.{name}, which is code and not numbers")
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ import torch
 from torch import Tensor
 
 from modules.audio.io import load_audio
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 from modules.audio.spectrogram import spectrogram
 from modules.audio.volume import volume
 from modules.config import Config, DiffusionConfig
 from modules.data import features
 from modules.data.features import FeatureKey, FeaturePaths, Stamp
-from modules.data.preprocess_pool import CannotStart, Failure, is_fatal, reason
+from modules.data.folders import dataset_folders, visible
+from modules.data.options import DATASET_DIR
+from modules.data.worker_pool import CannotStart, Failure, is_fatal, reason
 from modules.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from vdecoder.mel_vocoder import MelExtractor
     from vencoder.encoder import SpeechEncoder
 
-ENCODER_RATE = 16000  # Hz
 MAX_KEY_SHIFT = 5.0  # semitones, of the augmented mel
 DEVICE_BATCH = 8  # clips whose windows an accelerator encodes together; on a CPU that gains nothing
 
@@ -49,7 +50,7 @@ class VocoderOptions:
 
 
 @dataclass(frozen=True)
-class FeatureOptions:
+class FeatureSettings:
     """What is made for every wav, and how."""
 
     encoder: str
@@ -69,7 +70,7 @@ class FeatureOptions:
     @classmethod
     def of(
         cls, config: Config, predictor: str, f0_range: tuple[float, float], diffusion: DiffusionConfig | None
-    ) -> FeatureOptions:
+    ) -> FeatureSettings:
         """What config.json, and with diffusion also diffusion.yaml, ask for."""
         data = config.data
         vocoder = None
@@ -107,7 +108,7 @@ class FeatureJob:
         debug: print the traceback of each failure.
     """
 
-    options: FeatureOptions
+    settings: FeatureSettings
     devices: tuple[str, ...]
     threads: int = 0
     debug: bool = False
@@ -115,7 +116,7 @@ class FeatureJob:
     def __call__(self, worker: int) -> Callable[[Sequence[Path]], list[Made | Failure]]:
         if self.threads:
             torch.set_num_threads(self.threads)
-        return FeatureMaker(self.options, self.devices[worker % len(self.devices)], self.debug)
+        return FeatureMaker(self.settings, self.devices[worker % len(self.devices)], self.debug)
 
 
 def find_wavs(in_dir: Path) -> list[Path]:
@@ -124,15 +125,10 @@ def find_wavs(in_dir: Path) -> list[Path]:
     Raises:
         UserError: there is no such folder, or no wav in it.
     """
-    wavs = [
-        path
-        for folder in (sorted(in_dir.iterdir()) if in_dir.is_dir() else [])
-        if folder.is_dir() and not folder.name.startswith(".")
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() == ".wav" and not path.name.startswith(".")
-    ]
+    folders = dataset_folders(in_dir)
+    wavs = [path for folder in folders for path in visible(folder) if path.suffix.lower() == ".wav"]
     if not wavs:
-        fix = "run resample.py first; it makes dataset/44k/<speaker>/<name>.wav"
+        fix = f"run resample.py first; it makes {DATASET_DIR.as_posix()}/<speaker>/<name>.wav"
         what = "there are no wavs" if in_dir.is_dir() else "there is no such folder"
         raise UserError(what, f"--in_dir {in_dir}", fix)
     return wavs
@@ -188,11 +184,11 @@ class FeatureMaker:
     it is current.
     """
 
-    def __init__(self, options: FeatureOptions, device: str, debug: bool = False) -> None:
-        self.options = options
+    def __init__(self, settings: FeatureSettings, device: str, debug: bool = False) -> None:
+        self.settings = settings
         self.debug = debug
         self.device = torch.device(device)
-        self.keys = feature_keys(options)
+        self.keys = feature_keys(settings)
 
     def __call__(self, wavs: Sequence[Path]) -> list[Made | Failure]:
         """What became of each of ``wavs``, in their order."""
@@ -233,10 +229,10 @@ class FeatureMaker:
         return _Clip(wav, audio, Stamp(digest, current), missing)
 
     def _check(self, wav: Path, audio: np.ndarray, rate: int) -> None:
-        if rate != self.options.sample_rate:
-            what = f"the wav has {rate} Hz, the config wants {self.options.sample_rate} Hz"
+        if rate != self.settings.sample_rate:
+            what = f"the wav has {rate} Hz, the config wants {self.settings.sample_rate} Hz"
             raise UserError(what, wav, "make it with resample.py")
-        if len(audio) <= self.options.hop_length:
+        if len(audio) <= self.settings.hop_length:
             raise UserError(f"the wav has {len(audio)} samples, less than two frames", wav, "leave it out")
 
     def _encode(self, clips: Sequence[_Clip]) -> dict[Path, Tensor]:
@@ -253,7 +249,7 @@ class FeatureMaker:
         return {clip.wav: each for clip, each in zip(clips, units, strict=True)}
 
     def _encoder_input(self, clip: _Clip) -> Tensor:
-        return torch.from_numpy(resample(clip.audio, self.options.sample_rate, ENCODER_RATE)).to(self.device)
+        return torch.from_numpy(resample(clip.audio, self.settings.sample_rate, SPEECH_RATE)).to(self.device)
 
     def _make(self, clip: _Clip, units: Tensor | None) -> None:
         """Make and write what is missing. Until all of it is written the stamp does not name any of it."""
@@ -261,7 +257,7 @@ class FeatureMaker:
         if paths.stamp.is_file():
             features.write_stamp(clip.wav, clip.stamp)
         self._remove_stale(clip, paths)
-        options, audio, missing = self.options, clip.audio, clip.missing
+        settings, audio, missing = self.settings, clip.audio, clip.missing
         if "units" in missing:
             units = self.encoder.encode(self._encoder_input(clip)) if units is None else units
             if not torch.isfinite(units).all():
@@ -273,13 +269,13 @@ class FeatureMaker:
             features.save_f0(paths.f0, contour.f0, contour.uv)
         if "spec" in missing:
             tensor = torch.from_numpy(audio)[None].to(self.device)
-            spec = spectrogram(tensor, options.n_fft, options.hop_length, options.win_length)[0]
+            spec = spectrogram(tensor, settings.n_fft, settings.hop_length, settings.win_length)[0]
             features.save_spec(paths.spec, spec)
         if "volume" in missing:
-            features.save_volume(paths.volume, volume(audio, options.hop_length))
+            features.save_volume(paths.volume, volume(audio, settings.hop_length))
         if "mel" in missing:
-            rng = random.Random(f"{options.seed} {clip.stamp.digest}")
-            save_mels(paths, make_mels(audio, self.mel_extractor, options.hop_length, rng, self.device))
+            rng = random.Random(f"{settings.seed} {clip.stamp.digest}")
+            save_mels(paths, make_mels(audio, self.mel_extractor, settings.hop_length, rng, self.device))
         features.write_stamp(clip.wav, Stamp(clip.stamp.digest, {**clip.stamp.keys, **missing}))
 
     def _remove_stale(self, clip: _Clip, paths: FeaturePaths) -> None:
@@ -293,25 +289,25 @@ class FeatureMaker:
     def encoder(self) -> SpeechEncoder:
         from vencoder import get_encoder
 
-        options = self.options
+        settings = self.settings
         return _or_stop(
-            lambda: get_encoder(options.encoder, str(self.device), options.pretrain_dir, options.precision)
+            lambda: get_encoder(settings.encoder, str(self.device), settings.pretrain_dir, settings.precision)
         )
 
     @cached_property
     def predictor(self) -> F0Predictor:
         from modules.f0 import get_predictor
 
-        options = self.options
+        settings = self.settings
         return _or_stop(
             lambda: get_predictor(
-                options.predictor,
-                hop_length=options.hop_length,
-                sample_rate=options.sample_rate,
-                f0_min=options.f0_min,
-                f0_max=options.f0_max,
+                settings.predictor,
+                hop_length=settings.hop_length,
+                sample_rate=settings.sample_rate,
+                f0_min=settings.f0_min,
+                f0_max=settings.f0_max,
                 device=str(self.device),
-                pretrain_dir=options.pretrain_dir,
+                pretrain_dir=settings.pretrain_dir,
             )
         )
 
@@ -319,15 +315,15 @@ class FeatureMaker:
     def mel_extractor(self) -> MelExtractor:
         from vdecoder.mel_vocoder import MelExtractor
 
-        options = self.options
-        assert options.vocoder is not None
-        vocoder = options.vocoder
+        settings = self.settings
+        assert settings.vocoder is not None
+        vocoder = settings.vocoder
         extractor = _or_stop(lambda: MelExtractor.load(vocoder.path, vocoder.kind))
         rate, hop = extractor.config.sampling_rate, extractor.config.hop_size
-        if (rate, hop) != (options.sample_rate, options.hop_length):
+        if (rate, hop) != (settings.sample_rate, settings.hop_length):
             raise CannotStart(
-                f"the vocoder works at {rate} Hz with a hop of {hop}, the config has {options.sample_rate} and"
-                f" {options.hop_length}",
+                f"the vocoder works at {rate} Hz with a hop of {hop}, the config has {settings.sample_rate} and"
+                f" {settings.hop_length}",
                 vocoder.path,
                 "use a vocoder that fits the config",
             )
@@ -365,23 +361,23 @@ def group(paths: FeaturePaths, name: str) -> tuple[Path, ...]:
     return (getattr(paths, name),)
 
 
-def feature_keys(options: FeatureOptions) -> dict[str, FeatureKey]:
+def feature_keys(settings: FeatureSettings) -> dict[str, FeatureKey]:
     """What each wanted feature is made with; a change of any value makes the feature anew."""
-    frames = {"sample_rate": options.sample_rate, "hop_length": options.hop_length}
+    frames = {"sample_rate": settings.sample_rate, "hop_length": settings.hop_length}
     keys: dict[str, FeatureKey] = {
-        "units": {"encoder": options.encoder},
+        "units": {"encoder": settings.encoder},
         "f0": {
-            "predictor": options.predictor,
+            "predictor": settings.predictor,
             **frames,
-            "f0_min": float(options.f0_min),
-            "f0_max": float(options.f0_max),
+            "f0_min": float(settings.f0_min),
+            "f0_max": float(settings.f0_max),
         },
-        "spec": {**frames, "n_fft": options.n_fft, "win_length": options.win_length},
+        "spec": {**frames, "n_fft": settings.n_fft, "win_length": settings.win_length},
     }
-    if options.with_volume:
+    if settings.with_volume:
         keys["volume"] = dict(frames)
-    if options.vocoder is not None:
-        keys["mel"] = {**frames, "kind": options.vocoder.kind, "seed": options.seed, **_vocoder_key(options.vocoder)}
+    if settings.vocoder is not None:
+        keys["mel"] = {**frames, "kind": settings.vocoder.kind, "seed": settings.seed, **_vocoder_key(settings.vocoder)}
     return keys
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from modules.audio.io import audio_info
 from modules.audio.pitch_shift import original_stem
 from modules.config import Config, DiffusionConfig
+from modules.data.folders import dataset_folders, visible
 from modules.errors import UserError
 
 SHORTEST = 0.3  # seconds
@@ -55,7 +56,7 @@ def scan(source_dir: str, speakers: Sequence[str] = ()) -> Dataset:
     if not root.is_dir():
         raise UserError("there is no such folder", f"--source_dir {source_dir}", "run resample.py first")
     dataset = Dataset()
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = dataset_folders(root)
     missing = sorted(set(speakers) - {folder.name for folder in folders})
     if missing:
         fix = f"speakers with clips: {', '.join(folder.name for folder in folders) or 'none'}"
@@ -77,8 +78,8 @@ def scan(source_dir: str, speakers: Sequence[str] = ()) -> Dataset:
 
 def _usable_clips(folder: Path, source_dir: str, dataset: Dataset) -> list[str]:
     clips = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() != ".wav" or not path.is_file():
+    for path in visible(folder):
+        if path.suffix.lower() != ".wav" or not path.is_file():
             continue
         line = f"{source_dir.rstrip('/')}/{folder.name}/{path.name}".replace("\\", "/")
         if "|" in path.name + folder.name or "\n" in path.name + folder.name:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -16,31 +15,14 @@ from modules.audio.io import AUDIO_EXTENSIONS, load_audio, save_audio
 from modules.audio.loudness import is_silent, limit, normalize_loudness, normalize_peak, peak, to_int16
 from modules.audio.pitch_shift import copy_stem, original_stem, shift_pitch
 from modules.audio.resample import resample
+from modules.data.folders import visible
+from modules.data.options import ResampleOptions
 from modules.errors import UserError
 from modules.files import write_text
-
-Loudnorm = Literal["peak", "lufs", "none"]
 
 SILENCE = 10 ** (-80 / 20)  # dither of 16-bit files peaks at -90 dBFS; no recording of a voice stays below -80
 NOTES_FOLDER = ".sources"  # beside the clips: what each of them was made from
 _NOTE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class ResampleOptions:
-    """What is done to each recording."""
-
-    sample_rate: int = 44100  # Hz
-    loudnorm: Loudnorm = "peak"
-    lufs_target: float = -18.0
-    slice: bool = False
-    pitch_shift: tuple[float, ...] = ()  # semitones; a copy of each clip for each of them
-
-    def as_json(self) -> dict[str, Any]:
-        """What stands in the notes; without the copies as it was before there were any, so that old notes hold."""
-        options = asdict(self)
-        shifts = options.pop("pitch_shift")
-        return {**options, "pitch_shift": list(shifts)} if shifts else options
 
 
 @dataclass(frozen=True)
@@ -83,10 +65,10 @@ def find_sources(in_dir: Path, out_dir: Path) -> tuple[list[Source], list[tuple[
     """
     sources: list[Source] = []
     left_out: list[tuple[Path, str]] = []
-    for folder in _visible(in_dir):
+    for folder in visible(in_dir):
         if folder.is_dir():
             taken: set[str] = set()
-            for path in _visible(folder):
+            for path in visible(folder):
                 if path.is_dir():
                     left_out.append((path, "a folder inside a speaker's folder; move its files up"))
                 elif path.suffix.lower() not in AUDIO_EXTENSIONS:
@@ -121,10 +103,6 @@ def find_recordings(
         [source for source in sources if source.folder.name in speakers],
         [(path, why) for path, why in left_out if path.parent.name in speakers],
     )
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _free_stem(path: Path, taken: set[str]) -> str:
@@ -170,7 +148,7 @@ def convert(source: Source, options: ResampleOptions) -> Outcome:
         UserError: the recording cannot be read.
         OSError: the clips cannot be written.
     """
-    made_from = {"version": _NOTE_VERSION, "sha256": _digest(source.path), "options": options.as_json()}
+    made_from = {"version": _NOTE_VERSION, "sha256": _digest(source.path), "options": options.made_with()}
     note = _read_note(source.note)
     if note is not None and note["made_from"] == made_from and _are_there(source, note["clips"]):
         return Outcome(len(note["clips"]), note["skipped"], unchanged=True)
@@ -193,7 +171,7 @@ def convert(source: Source, options: ResampleOptions) -> Outcome:
 
 def _shifted_copies(stem: str, clip: np.ndarray, options: ResampleOptions) -> Iterator[tuple[str, np.ndarray]]:
     """Name and int16 audio of each copy of a clip at another pitch; none of a clip in which nothing is voiced."""
-    for semitones in options.pitch_shift:
+    for semitones in options.shifts:
         audio = clip / np.float32(32767)
         copy = shift_pitch(audio, options.sample_rate, semitones)
         if not np.array_equal(copy, audio):
@@ -218,9 +196,9 @@ def process(audio: np.ndarray, rate: int, options: ResampleOptions) -> list[np.n
     if peak(audio) > 1:
         audio = normalize_peak(audio, 0.98)
     audio = resample(audio, rate, options.sample_rate)
-    if options.loudnorm == "peak":
+    if options.level == "peak":
         audio = normalize_peak(audio)
-    elif options.loudnorm == "lufs":
+    elif options.level == "lufs":
         audio = normalize_loudness(audio, options.sample_rate, options.lufs_target)
     audio = limit(audio, options.sample_rate)  # resampling can overshoot full scale
     clips = split_into_clips(audio, options.sample_rate) if options.slice else [audio]

@@ -1,7 +1,7 @@
 """What a folder of recordings holds before anything is made of it: how much, how high, how loud, and what is wrong.
 
 The figures are those that decide whether a voice trains well; the problems are those that users of such tools find
-out about after a night of training. modules/data/recordings_examine.py measures them.
+out about after a night of training. modules/data/recordings_measure.py measures them.
 """
 
 from __future__ import annotations
@@ -259,13 +259,13 @@ def _finite(value: object) -> object:
 
 def mean_lufs(parts: Sequence[tuple[float, float]]) -> float:
     """The loudness of (LUFS, seconds) pairs together: their energies averaged, silent ones left out."""
-    heard = [(lufs, seconds) for lufs, seconds in parts if lufs > -70]
-    if not heard:
+    audible = [(lufs, seconds) for lufs, seconds in parts if lufs > -70]
+    if not audible:
         return -math.inf
-    if len(heard) == 1:
-        return heard[0][0]
-    energy = sum(10 ** (lufs / 10) * seconds for lufs, seconds in heard)
-    return 10 * math.log10(energy / sum(seconds for _, seconds in heard))
+    if len(audible) == 1:
+        return audible[0][0]
+    energy = sum(10 ** (lufs / 10) * seconds for lufs, seconds in audible)
+    return 10 * math.log10(energy / sum(seconds for _, seconds in audible))
 
 
 def table_rows(report: RecordingsReport) -> Iterator[tuple[str, ...]]:

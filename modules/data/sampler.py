@@ -10,7 +10,7 @@ from torch.utils.data import DistributedSampler
 
 @dataclass(frozen=True)
 class Draw:
-    """One clip to load; the epoch goes along because persistent workers never hear of a new epoch otherwise."""
+    """One clip to load; the epoch goes along because persistent workers do not see a new epoch otherwise."""
 
     epoch: int
     index: int

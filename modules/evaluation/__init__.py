@@ -6,9 +6,29 @@ import importlib
 from typing import TYPE_CHECKING
 
 from modules.errors import UserError
+from modules.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from modules.evaluation.base import Metric
+    from modules.evaluation.base import Case, Metric, NotMeasured, Pair, Tools
+    from modules.evaluation.measure import Evaluator, Results, Scored
+    from modules.evaluation.recording import RATE, Recording
+    from modules.evaluation.voices import Voices
+
+__all__ = [
+    "METRICS",
+    "RATE",
+    "Case",
+    "Evaluator",
+    "Metric",
+    "NotMeasured",
+    "Pair",
+    "Recording",
+    "Results",
+    "Scored",
+    "Tools",
+    "Voices",
+    "metric_class",
+]
 
 METRICS: dict[str, str] = {
     "speaker": "modules.evaluation.speaker:SpeakerSimilarity",
@@ -30,3 +50,14 @@ def metric_class(name: str) -> type[Metric]:
     module, _, attribute = METRICS[name].partition(":")
     found: type[Metric] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(("Case", "Metric", "NotMeasured", "Pair", "Tools"), "modules.evaluation.base"),
+        **dict.fromkeys(("Evaluator", "Results", "Scored"), "modules.evaluation.measure"),
+        **dict.fromkeys(("RATE", "Recording"), "modules.evaluation.recording"),
+        "Voices": "modules.evaluation.voices",
+    },
+)

@@ -1,30 +1,22 @@
-"""What all measures of quality share: the figures they give, the pair they judge, and how they say that they cannot."""
+"""What all measures of quality share: the figures they give, the pair they take, and how they say that they cannot."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
-
-import numpy as np
-
-from modules.audio.io import load_audio
-from modules.audio.resample import resample
-from modules.f0 import F0Contour, F0Predictor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
+    from modules.evaluation.recording import Encode, Recording
     from modules.evaluation.voices import Voices
+    from modules.f0 import F0Predictor
 
-RATE = 44100  # Hz, of everything that is judged
-SPEECH_RATE = 16000  # Hz, of what the judging networks hear
-HOP = 512  # samples a frame at RATE
 NAN = float("nan")
 
 Better = Literal["higher", "lower"]
-Encode = Callable[[np.ndarray], np.ndarray]  # audio [T] at RATE to units [dim, F]
-T = TypeVar("T")
 
 
 class NotMeasured(Exception):
@@ -53,7 +45,7 @@ class Figure:
 
     def show(self, value: float | None) -> str:
         """The value for a table."""
-        if value is None or not np.isfinite(value):
+        if value is None or not math.isfinite(value):
             return "–"
         return f"{100 * value:.1f} %" if self.unit == "%" else f"{value:.{self.digits}f}"
 
@@ -69,47 +61,6 @@ class Baseline:
     lowest: float
     highest: float
     count: int
-
-
-class Recording:
-    """Audio that several measures hear; what one of them computes from it, the others need not compute again.
-
-    Args:
-        audio: float32 [T] at RATE.
-        name: for messages.
-    """
-
-    def __init__(self, audio: np.ndarray, name: str = "") -> None:
-        self.audio = np.asarray(audio, dtype=np.float32)
-        self.name = name
-        self._memo: dict[str, Any] = {}
-
-    @classmethod
-    def load(cls, path: Path, seconds: float | None = None) -> Recording:
-        """A file as mono at RATE, its first ``seconds`` where given. Raises UserError as load_audio."""
-        audio, _ = load_audio(path, RATE)
-        return cls(audio if seconds is None else audio[: round(seconds * RATE)], str(path))
-
-    @property
-    def seconds(self) -> float:
-        """Length."""
-        return len(self.audio) / RATE
-
-    @property
-    def speech(self) -> np.ndarray:
-        """float32 [T] at SPEECH_RATE."""
-        return self.remember("speech", lambda: resample(self.audio, RATE, SPEECH_RATE))
-
-    def contour(self, judge: F0Predictor) -> F0Contour:
-        """f0 by ``judge``, a frame each HOP samples."""
-        return self.remember(f"f0/{id(judge)}", lambda: judge(self.audio))
-
-    def remember(self, key: str, compute: Callable[[], T]) -> T:
-        """The value under ``key``, computed the first time it is asked for."""
-        if key not in self._memo:
-            self._memo[key] = compute()
-        value: T = self._memo[key]
-        return value
 
 
 @dataclass(frozen=True)
@@ -148,13 +99,13 @@ class Tools:
     """What measures may need besides the pair.
 
     Attributes:
-        judge: finds f0 of both sides.
+        reference_predictor: finds f0 of both sides, for every measure that compares f0.
         voices: recordings of the speakers.
-        encode: the speech encoder of the model that is judged; None where there is none.
-        language: of the words, as Whisper names it (en, ja); None lets Whisper hear which one each source has.
+        encode: the speech encoder of the model that is measured; None where there is none.
+        language: of the words, as Whisper names it (en, ja); None lets Whisper find out which one each source has.
     """
 
-    judge: F0Predictor
+    reference_predictor: F0Predictor
     voices: Voices
     device: str = "cpu"
     pretrain_dir: Path = Path("pretrain")

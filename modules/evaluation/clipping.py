@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from modules.evaluation.base import HOP, Case, Figure, Measured, Metric
+from modules.evaluation.base import Case, Figure, Measured, Metric
+from modules.evaluation.recording import HOP
 
 FULL_SCALE = 0.999
 RUN = 3  # samples in a row: one sample at the top is a peak, three are a plateau

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from modules import checkpoint
+from modules.audio.resample import SPEECH_RATE
 from modules.errors import UserError
-from modules.evaluation.base import SPEECH_RATE
 from pretrain import require
 from vencoder.layers import build_empty
 
@@ -56,7 +56,7 @@ class Ge2eEncoder(nn.Module):
 
     @torch.inference_mode()
     def embed(self, audio: np.ndarray) -> np.ndarray | None:
-        """The vector [WIDTH], of length 1, of audio [T] at 16 kHz; None where nothing can be heard."""
+        """The vector [WIDTH], of length 1, of audio [T] at 16 kHz; None for silence."""
         audio = leave_out_pauses(audio)
         if audio.size == 0:
             return None

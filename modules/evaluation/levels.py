@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modules.evaluation.base import HOP, Recording
+from modules.evaluation.recording import HOP, Recording
 
 FLOOR_DB = -120.0
 QUIETEST_SOUND_DB = -55.0  # a recording whose loudest frames lie under it holds no sound at all

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from modules.audio.loudness import loudness
-from modules.evaluation.base import NAN, RATE, Case, Figure, Measured, Metric
+from modules.evaluation.base import NAN, Case, Figure, Measured, Metric
 from modules.evaluation.levels import frame_levels, loudest, sounds
+from modules.evaluation.recording import RATE
 
 
 class LoudnessError(Metric):

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modules.evaluation import METRICS, metric_class
-from modules.evaluation.base import Baseline, Case, Figure, Metric, NotMeasured, Pair, Recording, Tools
+from modules.evaluation.base import Baseline, Case, Figure, Metric, NotMeasured, Pair, Tools
 from modules.evaluation.melody import heard_semitones
+from modules.evaluation.recording import Recording
 
 
 @dataclass(frozen=True)
-class Judged:
+class Scored:
     """A pair and everything that was found out about it."""
 
     pair: Pair
@@ -38,14 +39,14 @@ class Results:
 
     figures: list[Figure]
     baselines: list[Baseline] = field(default_factory=list)
-    judged: list[Judged] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
     not_measured: dict[str, str] = field(default_factory=dict)  # name of the measure -> what to do
 
     def summary(self) -> dict[str, Summary]:
         """By key of the figure; what no pair has is left out."""
         rows = {}
         for figure in self.figures:
-            values = [judged.values[figure.key] for judged in self.judged if figure.key in judged.values]
+            values = [scored.values[figure.key] for scored in self.scored if figure.key in scored.values]
             known = [value for value in values if np.isfinite(value)]
             if known:
                 worst = min(known) if figure.better == "higher" else max(known)
@@ -54,7 +55,7 @@ class Results:
 
 
 class Evaluator:
-    """Loads the measures once and judges pair by pair.
+    """Loads the measures once and scores pair by pair.
 
     Args:
         names: of the measures, all by default. One that misses something is left out and listed.
@@ -76,10 +77,10 @@ class Evaluator:
         """Of the measures that are taken."""
         return [figure for metric in self.metrics.values() for figure in metric.figures]
 
-    def results(self, judged: Iterable[Judged]) -> Results:
+    def results(self, scored: Iterable[Scored]) -> Results:
         """Everything together, with the baselines."""
         baselines = [row for metric in self.metrics.values() for row in metric.baselines()]
-        return Results(self.figures, baselines, list(judged), dict(self.not_measured))
+        return Results(self.figures, baselines, list(scored), dict(self.not_measured))
 
     def source(self, pair: Pair) -> Recording:
         """The source of a pair; the last one is kept, because most sources are converted to several speakers."""
@@ -87,12 +88,12 @@ class Evaluator:
             self._sources = {pair.source: Recording.load(pair.source)}
         return self._sources[pair.source]
 
-    def judge(self, pair: Pair) -> Judged:
+    def score(self, pair: Pair) -> Scored:
         """All figures of a pair. Raises UserError where one of its files cannot be read."""
         source, output = self.source(pair), Recording.load(pair.output)
         semitones = pair.semitones
         if semitones is None:
-            semitones = heard_semitones(source, output, self.tools.judge)
+            semitones = heard_semitones(source, output, self.tools.reference_predictor)
         case = Case(pair, source, output, semitones)
         values: dict[str, float] = {}
         notes: dict[str, str] = {}
@@ -100,4 +101,4 @@ class Evaluator:
             measured = metric.measure(case)
             values.update(measured.values)
             notes.update(measured.notes)
-        return Judged(pair, semitones, values, notes)
+        return Scored(pair, semitones, values, notes)

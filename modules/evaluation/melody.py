@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modules.evaluation.base import NAN, Case, Figure, Measured, Metric, Recording
+from modules.evaluation.base import NAN, Case, Figure, Measured, Metric
+from modules.evaluation.recording import Recording
 from modules.f0 import F0Contour, F0Predictor
 
 OCTAVE_CENTS = 600.0  # a frame that is further off is nearer to another octave than to its own
@@ -58,12 +59,6 @@ def _correlation(wanted: np.ndarray, found: np.ndarray) -> float:
     return float(np.corrcoef(wanted, found)[0, 1])
 
 
-def median_pitch(f0: np.ndarray, uv: np.ndarray) -> float:
-    """The middle of the voiced f0 in Hz; 0 where nothing is voiced."""
-    voiced = f0[uv > 0.5]
-    return float(np.median(voiced)) if len(voiced) else 0.0
-
-
 def choose_semitones(own: float, usual: float) -> int:
     """How far to move a song of the median pitch ``own`` to a voice whose usual pitch is ``usual``, both in Hz.
 
@@ -76,9 +71,9 @@ def choose_semitones(own: float, usual: float) -> int:
     return octave if abs(semitones - octave) <= 2 else semitones
 
 
-def heard_semitones(source: Recording, output: Recording, judge: F0Predictor) -> float:
+def heard_semitones(source: Recording, output: Recording, predictor: F0Predictor) -> float:
     """The whole number of semitones that lies nearest to how far ``output`` was moved; 0 where nothing is voiced."""
-    contours = source.contour(judge), output.contour(judge)
+    contours = source.contour(predictor), output.contour(predictor)
     count = min(len(contour.f0) for contour in contours)
     both = (contours[0].uv[:count] > 0.5) & (contours[1].uv[:count] > 0.5)
     if not both.any():
@@ -105,8 +100,8 @@ class MelodyAgreement(Metric):
     )
 
     def measure(self, case: Case) -> Measured:
-        judge = self.tools.judge
-        melody = compare_melodies(case.source.contour(judge), case.output.contour(judge), case.semitones)
+        predictor = self.tools.reference_predictor
+        melody = compare_melodies(case.source.contour(predictor), case.output.contour(predictor), case.semitones)
         return Measured(
             {
                 "f0_correlation": melody.correlation,

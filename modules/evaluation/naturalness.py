@@ -1,8 +1,10 @@
-"""How a listener would rate the sound."""
+"""How people would rate the sound."""
 
 from __future__ import annotations
 
-from modules.evaluation.base import SPEECH_RATE, Case, Figure, Measured, Metric, NotMeasured, Recording, Tools
+from modules.audio.resample import SPEECH_RATE
+from modules.evaluation.base import Case, Figure, Measured, Metric, NotMeasured, Tools
+from modules.evaluation.recording import Recording
 
 INSTALL = "pip install -r requirements-eval.txt"
 LOWEST = 1.0  # of the scale
@@ -12,7 +14,7 @@ class Naturalness(Metric):
     """DNSMOS: what a network that learned listeners' ratings of speech says (1 to 5, higher is better).
 
     SIG rates the voice, BAK the absence of noise, OVRL both. It was made for noisy speech at 16 kHz: it rates singing
-    lower than speech and hears nothing above 8 kHz, so the source's own rating stands beside it, and the drop from
+    lower than speech and knows nothing above 8 kHz, so the source's own rating stands beside it, and the drop from
     there (lower is better) says more than the rating. Source: Reddy et al., "DNSMOS P.835", 2022; models by
     speechmos (MIT).
     """

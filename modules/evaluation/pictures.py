@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modules.evaluation.base import HOP, RATE
+from modules.evaluation.recording import HOP, RATE
 from modules.files import atomic_path
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from modules.evaluation.levels import frame_levels, is_silent, loudest, sounds
 NEAR_SOUND = 3  # frames (35 ms) by which a sound may come early or late
 NEAR_SILENCE = 8  # frames (93 ms) around a rest in which a voice may still ring
 HUM_DB = 40.0  # under the loudest frames of the result can still be heard in a rest
-FEWEST = 10  # frames of rest to judge by
+FEWEST = 10  # frames of rest that are enough for a figure
 
 
 class Silence(Metric):

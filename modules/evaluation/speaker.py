@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from modules.errors import UserError
-from modules.evaluation.base import NAN, Baseline, Case, Figure, Measured, Metric, NotMeasured, Recording, Tools
+from modules.evaluation.base import NAN, Baseline, Case, Figure, Measured, Metric, NotMeasured, Tools
 from modules.evaluation.ge2e import Ge2eEncoder
+from modules.evaluation.recording import Recording
 
 SIMILARITIES = ("similarity_target", "similarity_source", "nearer_target")
 
@@ -39,7 +40,7 @@ class SpeakerSimilarity(Metric):
         if not list(tools.voices.files):
             raise NotMeasured("give recordings of the speakers: --voices FOLDER or --voice NAME=FOLDER")
         try:
-            self.encoder = Ge2eEncoder.load(tools.device, tools.pretrain_dir)
+            self.encoder = Ge2eEncoder.load(device=tools.device, pretrain_dir=tools.pretrain_dir)
         except UserError as error:
             raise NotMeasured(f"{error.what}; {error.fix}") from None
         self._vectors: dict[str, list[np.ndarray]] = {}

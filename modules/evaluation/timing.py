@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from modules.evaluation.base import RATE, Case, Figure, Measured, Metric
+from modules.evaluation.base import Case, Figure, Measured, Metric
+from modules.evaluation.recording import RATE
 
 
 class Timing(Metric):

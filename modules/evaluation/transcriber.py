@@ -1,4 +1,4 @@
-"""Whisper as a listener: openai-whisper's model and tokenizer, filled with the weights that pretrain/ has.
+"""Transcripts by Whisper: openai-whisper's model and tokenizer, filled with the weights that pretrain/ has.
 
 Needs no network: the tokenizer comes with the package, the weights are OpenAI's base.pt or the CTranslate2 file that
 the speech encoder whisper-ppg-base uses as well.
@@ -27,7 +27,7 @@ WEIGHT = "whisper-base"
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcript:
     """What Whisper understood, and in which language."""
 
     text: str
@@ -48,10 +48,10 @@ class Transcriber:
         self.device = device
         self.model = load_whisper(require(WEIGHT, pretrain_dir)).to(device)
 
-    def hear(self, audio: np.ndarray, language: str | None = None) -> Heard:
-        """The text of audio [T] at 16 kHz, in ``language`` or in the one that is heard."""
+    def transcribe(self, audio: np.ndarray, language: str | None = None) -> Transcript:
+        """The text of audio [T] at 16 kHz, in ``language`` or in the one that Whisper detects."""
         if not np.any(audio):
-            return Heard("", language or "")
+            return Transcript("", language or "")
         found = self.model.transcribe(
             np.asarray(audio, dtype=np.float32),
             language=language,
@@ -60,7 +60,7 @@ class Transcriber:
             fp16=False,
             verbose=None,
         )
-        return Heard(str(found["text"]).strip(), str(found["language"]))
+        return Transcript(str(found["text"]).strip(), str(found["language"]))
 
 
 def load_whisper(path: Path) -> Whisper:

@@ -1,4 +1,4 @@
-"""Whether the speech encoder hears the same in a result as in its source."""
+"""Whether the speech encoder gives the same units for a result as for its source."""
 
 from __future__ import annotations
 

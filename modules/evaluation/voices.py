@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from modules.audio.io import AUDIO_EXTENSIONS
+from modules.data.folders import dataset_folders
 from modules.errors import UserError
-from modules.evaluation.base import Recording
-from modules.evaluation.melody import median_pitch
+from modules.evaluation.recording import Recording, median_pitch
 from modules.f0 import F0Predictor
 
-MAX_CLIPS = 12  # recordings of a speaker that are listened to
+MAX_CLIPS = 12  # recordings of a speaker that are used
 MAX_SECONDS = 20.0  # of each
 
 
@@ -35,7 +35,7 @@ class Voices:
 
     Args:
         files: of each speaker.
-        max_clips: how many of a speaker's files are listened to, spread over the list.
+        max_clips: how many of a speaker's files are used, spread over the list.
     """
 
     files: Mapping[str, Sequence[Path]] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Voices:
         if folder is not None:
             if not folder.is_dir():
                 raise UserError("there is no such folder", folder, "give a folder with one folder of audio a speaker")
-            own = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and find_audio(path)}
+            own = {path.name: path for path in dataset_folders(folder) if find_audio(path)}
             if not own:
                 raise UserError("no folder of audio is in it", folder, "give a folder with one folder a speaker")
             places = {**own, **places}
@@ -82,7 +82,7 @@ class Voices:
         return iter(self.files)
 
     def recordings(self, name: str) -> list[Recording]:
-        """What is listened to of a speaker; empty for one who has no recordings."""
+        """What is used of a speaker; empty for one who has no recordings."""
         if name not in self._loaded:
             files = self.files.get(name, ())
             count = min(len(files), self.max_clips)
@@ -98,9 +98,9 @@ class Voices:
                 return name
         return folder.name if folder.name in self.files else ""
 
-    def usual_pitch(self, name: str, judge: F0Predictor) -> float:
+    def usual_pitch(self, name: str, predictor: F0Predictor) -> float:
         """The median f0 of a speaker's recordings in Hz; 0 where there are none or none is voiced."""
-        contours = [recording.contour(judge) for recording in self.recordings(name)]
+        contours = [recording.contour(predictor) for recording in self.recordings(name)]
         if not contours:
             return 0.0
         return median_pitch(np.concatenate([c.f0 for c in contours]), np.concatenate([c.uv for c in contours]))

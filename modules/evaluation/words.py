@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.errors import UserError
-from modules.evaluation.base import NAN, Case, Figure, Measured, Metric, NotMeasured, Recording, Tools
+from modules.evaluation.base import NAN, Case, Figure, Measured, Metric, NotMeasured, Tools
 from modules.evaluation.naturalness import INSTALL
-from modules.evaluation.transcriber import Heard, Transcriber
+from modules.evaluation.recording import Recording
+from modules.evaluation.transcriber import Transcriber, Transcript
 
 
 class Words(Metric):
@@ -42,13 +43,13 @@ class Words(Metric):
         except UserError as error:
             raise NotMeasured(f"{error.what}; {error.fix}") from None
 
-    def hear(self, recording: Recording, language: str | None) -> Heard:
-        """What is understood of a recording."""
-        return recording.remember(f"text/{language}", lambda: self.transcriber.hear(recording.speech, language))
+    def transcript(self, recording: Recording, language: str | None) -> Transcript:
+        """What Whisper understands of a recording."""
+        return recording.remember(f"text/{language}", lambda: self.transcriber.transcribe(recording.speech, language))
 
     def measure(self, case: Case) -> Measured:
-        source = self.hear(case.source, self.tools.language)
-        output = self.hear(case.output, source.language or None)
+        source = self.transcript(case.source, self.tools.language)
+        output = self.transcript(case.output, source.language or None)
         values = {
             "cer": character_error_rate(source.text, output.text),
             "cer_source": NAN,
@@ -70,12 +71,12 @@ def plain_letters(text: str) -> str:
     return "".join(c for c in text if unicodedata.category(c)[0] in "LMN")
 
 
-def character_error_rate(truth: str, heard: str) -> float:
+def character_error_rate(truth: str, text: str) -> float:
     """Insertions, deletions and replacements over the letters of ``truth``, at most 1; NaN where it has none."""
     from torchaudio.functional import edit_distance
 
-    truth, heard = plain_letters(truth), plain_letters(heard)
-    return min(1.0, edit_distance(truth, heard) / len(truth)) if truth else NAN
+    truth, text = plain_letters(truth), plain_letters(text)
+    return min(1.0, edit_distance(truth, text) / len(truth)) if truth else NAN
 
 
 def read_transcripts(files: Sequence[Path]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import UserError
+from modules.lazy import lazy_names
 
 if TYPE_CHECKING:
     from modules.f0.base import F0Contour, F0Predictor, F0Settings
@@ -38,13 +39,11 @@ class PredictorSpec:
     Attributes:
         path: ``module:class`` of the predictor.
         weights: file under pretrain/ that it needs, or None when everything comes with its package.
-        on_device: it computes on the given device; the others are CPU code.
     """
 
     name: str
     path: str
     weights: str | None = None
-    on_device: bool = False
 
 
 PREDICTORS: dict[str, PredictorSpec] = {
@@ -53,9 +52,9 @@ PREDICTORS: dict[str, PredictorSpec] = {
         PredictorSpec("pm", "modules.f0.pm:PraatPredictor"),
         PredictorSpec("dio", "modules.f0.dio:DioPredictor"),
         PredictorSpec("harvest", "modules.f0.harvest:HarvestPredictor"),
-        PredictorSpec("crepe", "modules.f0.crepe:CrepePredictor", on_device=True),
-        PredictorSpec("rmvpe", "modules.f0.rmvpe:RmvpePredictor", weights="rmvpe.pt", on_device=True),
-        PredictorSpec("fcpe", "modules.f0.fcpe:FcpePredictor", on_device=True),
+        PredictorSpec("crepe", "modules.f0.crepe:CrepePredictor"),
+        PredictorSpec("rmvpe", "modules.f0.rmvpe:RmvpePredictor", weights="rmvpe.pt"),
+        PredictorSpec("fcpe", "modules.f0.fcpe:FcpePredictor"),
     )
 }
 
@@ -131,15 +130,12 @@ def _build(spec: PredictorSpec, settings: F0Settings) -> F0Predictor:
     return predictor
 
 
-_LAZY = {
-    "F0Contour": "modules.f0.base",
-    "F0Predictor": "modules.f0.base",
-    "RangeReport": "modules.f0.range_check",
-    "check_range": "modules.f0.range_check",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "F0Contour": "modules.f0.base",
+        "F0Predictor": "modules.f0.base",
+        "RangeReport": "modules.f0.range_check",
+        "check_range": "modules.f0.range_check",
+    },
+)

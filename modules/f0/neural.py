@@ -20,10 +20,10 @@ import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modules.audio.resample import SPEECH_RATE
 from modules.devices import pick_device
 from modules.f0.base import F0Predictor, F0Settings, Track, sample_track
 
-SAMPLE_RATE = 16000
 HOP_LENGTH = 160  # 10 ms
 N_FFT = 1024
 N_MELS = 128
@@ -71,14 +71,14 @@ class SaliencePredictor(F0Predictor):
         super().__init__(settings)
         self.device = pick_device(settings.device)
         resample = torchaudio.transforms.Resample(
-            settings.sample_rate, SAMPLE_RATE, lowpass_filter_width=LOWPASS_FILTER_WIDTH
+            settings.sample_rate, SPEECH_RATE, lowpass_filter_width=LOWPASS_FILTER_WIDTH
         )
         self.resample = resample.to(self.device)
         self.hann = torch.hann_window(N_FFT, device=self.device)
 
     def _track(self, audio: NDArray[np.floating], n_frames: int) -> Track:
         times = np.arange(n_frames) * self.settings.hop_length / self.settings.sample_rate
-        return sample_track(self.raw_track(audio), times * SAMPLE_RATE / HOP_LENGTH)
+        return sample_track(self.raw_track(audio), times * SPEECH_RATE / HOP_LENGTH)
 
     @torch.inference_mode()
     def raw_track(self, audio: NDArray[np.floating]) -> Track:
@@ -124,7 +124,7 @@ class SaliencePredictor(F0Predictor):
 
 def mel_filters(fmin: float, fmax: float, htk: bool, device: torch.device) -> Tensor:
     """Slaney-normalised mel filters [N_MELS, bins]."""
-    basis = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=fmin, fmax=fmax, htk=htk)
+    basis = librosa.filters.mel(sr=SPEECH_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=fmin, fmax=fmax, htk=htk)
     return torch.from_numpy(basis).float().to(device)
 
 

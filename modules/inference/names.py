@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modules.audio.io import AUDIO_EXTENSIONS
 from modules.errors import UserError
+from modules.files import numbered
 from modules.inference.options import InferenceOptions, ModelOptions
 
 UNFIT_FOR_FILES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # on Windows; elsewhere some of them
@@ -52,8 +53,4 @@ def result_name(song: Path, speaker: str, model: ModelOptions, options: Inferenc
 
 def free_path(path: Path, taken: Collection[Path]) -> Path:
     """``path``, or the same with _2, _3 and so on where it is one of ``taken`` (resolved paths)."""
-    candidate, number = path, 1
-    while candidate.resolve() in taken:
-        number += 1
-        candidate = path.with_name(f"{path.stem}_{number}{path.suffix}")
-    return candidate
+    return next(candidate for candidate in numbered(path) if candidate.resolve() not in taken)

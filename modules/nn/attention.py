@@ -7,6 +7,8 @@ usual detour over T x (2T-1) matrices and their padded copies is not needed.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,29 +20,34 @@ from modules.nn.weight_norm import WeightNormConv1d
 MAX_SCORES = 1 << 22
 
 
+class TransformerSizes(NamedTuple):
+    """Sizes of a transformer over frames."""
+
+    hidden_channels: int
+    filter_channels: int  # between the two convolutions of a feed-forward layer
+    n_heads: int
+    n_layers: int
+    kernel_size: int  # of those convolutions, frames
+    p_dropout: float
+
+    def feed_forward(self, causal: bool = False) -> FeedForward:
+        """The feed-forward part of one layer."""
+        return FeedForward(self.hidden_channels, self.filter_channels, self.kernel_size, self.p_dropout, causal)
+
+
 class RelativeEncoder(nn.Module):
     """Transformer encoder with relative positions, norms after the residuals (VITS's prior encoder)."""
 
-    def __init__(
-        self,
-        hidden_channels: int,
-        filter_channels: int,
-        n_heads: int,
-        n_layers: int,
-        kernel_size: int,
-        p_dropout: float,
-        window_size: int = 4,
-    ) -> None:
+    def __init__(self, sizes: TransformerSizes, window_size: int = 4) -> None:
         super().__init__()
-        self.drop = nn.Dropout(p_dropout)
+        channels, layers = sizes.hidden_channels, range(sizes.n_layers)
+        self.drop = nn.Dropout(sizes.p_dropout)
         self.attn_layers = nn.ModuleList(
-            RelativeAttention(hidden_channels, n_heads, p_dropout, window_size) for _ in range(n_layers)
+            RelativeAttention(channels, sizes.n_heads, sizes.p_dropout, window_size) for _ in layers
         )
-        self.norm_layers_1 = nn.ModuleList(ChannelNorm(hidden_channels) for _ in range(n_layers))
-        self.ffn_layers = nn.ModuleList(
-            FeedForward(hidden_channels, filter_channels, kernel_size, p_dropout) for _ in range(n_layers)
-        )
-        self.norm_layers_2 = nn.ModuleList(ChannelNorm(hidden_channels) for _ in range(n_layers))
+        self.norm_layers_1 = nn.ModuleList(ChannelNorm(channels) for _ in layers)
+        self.ffn_layers = nn.ModuleList(sizes.feed_forward() for _ in layers)
+        self.norm_layers_2 = nn.ModuleList(ChannelNorm(channels) for _ in layers)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[B, hidden, T] -> [B, hidden, T]; ``mask`` [B, 1, T] is 1 where there is a frame."""
@@ -60,30 +67,18 @@ class CausalTransformer(nn.Module):
     serves all layers, as in released models.
     """
 
-    def __init__(
-        self,
-        hidden_channels: int,
-        filter_channels: int,
-        n_heads: int,
-        n_layers: int,
-        kernel_size: int,
-        p_dropout: float,
-        gin_channels: int = 0,
-    ) -> None:
+    def __init__(self, sizes: TransformerSizes, gin_channels: int = 0) -> None:
         super().__init__()
-        self.drop = nn.Dropout(p_dropout)
+        channels, layers = sizes.hidden_channels, range(sizes.n_layers)
+        self.drop = nn.Dropout(sizes.p_dropout)
         self.conditioned = gin_channels > 0
         if self.conditioned:
-            self.cond_pre = nn.Conv1d(hidden_channels, 2 * hidden_channels, 1)
-            self.cond_layer = WeightNormConv1d(gin_channels, 2 * hidden_channels * n_layers, 1)
-        self.self_attn_layers = nn.ModuleList(
-            CausalAttention(hidden_channels, n_heads, p_dropout) for _ in range(n_layers)
-        )
-        self.norm_layers_0 = nn.ModuleList(ChannelNorm(hidden_channels) for _ in range(n_layers))
-        self.ffn_layers = nn.ModuleList(
-            FeedForward(hidden_channels, filter_channels, kernel_size, p_dropout, causal=True) for _ in range(n_layers)
-        )
-        self.norm_layers_1 = nn.ModuleList(ChannelNorm(hidden_channels) for _ in range(n_layers))
+            self.cond_pre = nn.Conv1d(channels, 2 * channels, 1)
+            self.cond_layer = WeightNormConv1d(gin_channels, 2 * channels * sizes.n_layers, 1)
+        self.self_attn_layers = nn.ModuleList(CausalAttention(channels, sizes.n_heads, sizes.p_dropout) for _ in layers)
+        self.norm_layers_0 = nn.ModuleList(ChannelNorm(channels) for _ in layers)
+        self.ffn_layers = nn.ModuleList(sizes.feed_forward(causal=True) for _ in layers)
+        self.norm_layers_1 = nn.ModuleList(ChannelNorm(channels) for _ in layers)
 
     def forward(self, x: Tensor, mask: Tensor | None, g: Tensor | None = None) -> Tensor:
         """[B, hidden, T] -> [B, hidden, T].

@@ -25,8 +25,8 @@ class CouplingFlow(nn.Module):
         self, channels: int, hidden_channels: int, n_flows: int, build: Callable[[], nn.Module], share: bool
     ) -> None:
         super().__init__()
+        self.flows = nn.ModuleList()  # before wn: the order of released models, in which optimizers count parameters
         self.wn = build() if share else None
-        self.flows = nn.ModuleList()
         for _ in range(n_flows):
             coupling = Coupling(channels, hidden_channels, build() if self.wn is None else self.wn)
             self.flows.extend((coupling, Flip()))

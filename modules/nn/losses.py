@@ -20,23 +20,16 @@ def feature_loss(real: FeatureMaps, generated: FeatureMaps) -> Tensor:
     return 2 * torch.stack(distances).sum()
 
 
-def discriminator_loss(
-    real: Sequence[Tensor], generated: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """LSGAN loss of the discriminators, and its parts for real and generated audio.
-
-    The parts are detached tensors: reading them as numbers makes the device wait, so do it only to log them.
-    """
+def discriminator_loss(real: Sequence[Tensor], generated: Sequence[Tensor]) -> Tensor:
+    """LSGAN loss of the discriminators: real audio shall score 1, generated audio 0."""
     real_parts = [((1 - score.float()) ** 2).mean() for score in real]
     generated_parts = [(score.float() ** 2).mean() for score in generated]
-    loss = torch.stack(real_parts + generated_parts).sum()
-    return loss, [part.detach() for part in real_parts], [part.detach() for part in generated_parts]
+    return torch.stack(real_parts + generated_parts).sum()
 
 
-def generator_loss(generated: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """LSGAN loss of the generator, and its part for each discriminator (detached)."""
-    parts = [((1 - score.float()) ** 2).mean() for score in generated]
-    return torch.stack(parts).sum(), [part.detach() for part in parts]
+def generator_loss(generated: Sequence[Tensor]) -> Tensor:
+    """LSGAN loss of the generator: its audio shall score 1."""
+    return torch.stack([((1 - score.float()) ** 2).mean() for score in generated]).sum()
 
 
 def kl_loss(z_p: Tensor, logs_q: Tensor, m_p: Tensor, logs_p: Tensor, mask: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 from modules.cli import BatchReport
 from modules.devices import pick_device
 from modules.errors import UserError
-from modules.evaluation.base import RATE, SPEECH_RATE, Encode, Pair, Tools
-from modules.evaluation.measure import Evaluator, Judged
+from modules.evaluation.base import Pair, Tools
+from modules.evaluation.measure import Evaluator, Scored
+from modules.evaluation.recording import RATE, Encode
 from modules.evaluation.voices import Voices
 from modules.evaluation.words import find_text, read_transcripts
 from modules.f0 import get_predictor
@@ -28,16 +29,16 @@ from modules.quality.request import Request, read_pairs
 
 
 def measure(request: Request) -> int:
-    """Convert (or read the pairs), judge, and write results.json and index.html; the exit code of a batch.
+    """Convert (or read the pairs), score, and write results.json and index.html; the exit code of a batch.
 
     Raises:
-        UserError: it cannot start, or nothing could be judged.
+        UserError: it cannot start, or nothing could be scored.
     """
     check(request.model)
     request.inference.check()
     report = BatchReport("pair")
     device = str(pick_device(request.model.device))
-    judge = get_predictor(request.judge, device=device, pretrain_dir=request.pretrain_dir)
+    predictor = get_predictor(request.reference_predictor, device=device, pretrain_dir=request.pretrain_dir)
     encode = _named_encoder(request, device)
     if request.pairs is not None:
         pairs = read_pairs(request.pairs)
@@ -48,14 +49,14 @@ def measure(request: Request) -> int:
         voices = _voices(request, list(sources))
         svc = Svc.load(request.model, request.pretrain_dir)
         svc.check(request.inference)
-        pairs = convert_all(svc, sources, request, voices, judge, report)
+        pairs = convert_all(svc, sources, request, voices, predictor, report)
         encode = encode or encoder_of(svc)
     evaluator = Evaluator(
-        Tools(judge, voices, device, request.pretrain_dir, encode, request.language), request.metrics
+        Tools(predictor, voices, device, request.pretrain_dir, encode, request.language), request.metrics
     )
-    judged = _judge_all(_with_texts(pairs, request), evaluator, request, report)
-    if judged:
-        results = evaluator.results(judged)
+    scored = _score_all(_with_texts(pairs, request), evaluator, request, report)
+    if scored:
+        results = evaluator.results(scored)
         print_table(results)
         write_json(request.out_dir / "results.json", results, describe(request), report.failed)
         write_page(request.out_dir / "index.html", results, evaluator, describe(request), request.page_pairs)
@@ -63,17 +64,17 @@ def measure(request: Request) -> int:
     return report.finish()
 
 
-def _judge_all(pairs: list[Pair], evaluator: Evaluator, request: Request, report: BatchReport) -> list[Judged]:
-    judged = []
+def _score_all(pairs: list[Pair], evaluator: Evaluator, request: Request, report: BatchReport) -> list[Scored]:
+    scored = []
     for pair in track(pairs, "judging"):
         try:
-            judged.append(evaluator.judge(pair))
+            scored.append(evaluator.score(pair))
             report.ok()
         except (UserError, OSError, RuntimeError, MemoryError) as error:
             if request.debug:
                 raise
             report.fail(f"{pair.source} to {pair.target}", error)
-    return judged
+    return scored
 
 
 def _voices(request: Request, leave_out: list[Path]) -> Voices:
@@ -108,7 +109,7 @@ def _named_encoder(request: Request, device: str) -> Encode | None:
 def describe(request: Request) -> dict[str, Any]:
     """The settings that decide on the figures, for the report."""
     if request.pairs is not None:
-        return {"pairs": str(request.pairs), "judge": request.judge}
+        return {"pairs": str(request.pairs), "judge": request.reference_predictor}
     model, inference = (
         {
             field.name: str(value) if isinstance(value := getattr(options, field.name), Path) else value
@@ -117,4 +118,4 @@ def describe(request: Request) -> dict[str, Any]:
         for options in (request.model, request.inference)
     )
     inference.pop("trans")  # each pair has its own
-    return {"judge": request.judge, "model": model, "conversion": inference}
+    return {"judge": request.reference_predictor, "model": model, "conversion": inference}

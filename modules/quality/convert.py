@@ -13,8 +13,9 @@ import numpy as np
 from modules.audio.resample import resample
 from modules.cli import BatchReport
 from modules.errors import UserError
-from modules.evaluation.base import RATE, Encode, Pair, Recording
-from modules.evaluation.melody import choose_semitones, median_pitch
+from modules.evaluation.base import Pair
+from modules.evaluation.melody import choose_semitones
+from modules.evaluation.recording import RATE, Encode, Recording
 from modules.evaluation.voices import Voices, find_audio
 from modules.f0 import F0Predictor
 from modules.inference.names import free_path, result_name
@@ -71,7 +72,7 @@ def choose_targets(svc: Svc, request: Request, voices: Voices) -> list[str]:
 
 
 def convert_all(
-    svc: Svc, sources: Mapping[Path, float | None], request: Request, voices: Voices, judge: F0Predictor,
+    svc: Svc, sources: Mapping[Path, float | None], request: Request, voices: Voices, predictor: F0Predictor,
     report: BatchReport,
 ) -> list[Pair]:  # fmt: skip
     """Every source to every target, into ``out_dir``/audio; what fails is noted in ``report``."""
@@ -85,7 +86,7 @@ def convert_all(
     taken = {path.resolve() for path in sources}
     for source, shift, target in track(jobs, "converting"):
         try:
-            semitones = choose_shift(source, target, voices, judge) if shift is None else shift
+            semitones = choose_shift(source, target, voices, predictor) if shift is None else shift
             options = dataclasses.replace(request.inference, trans=semitones)
             name = result_name(source, target, request.model, options, "flac")
             output = free_path(request.out_dir / "audio" / name, taken)
@@ -103,10 +104,9 @@ def convert_all(
     return pairs
 
 
-def choose_shift(source: Path, target: str, voices: Voices, judge: F0Predictor) -> float:
+def choose_shift(source: Path, target: str, voices: Voices, predictor: F0Predictor) -> float:
     """Semitones from where the source sings to where the target usually does; 0 where that is not known."""
-    usual = voices.usual_pitch(target, judge)
+    usual = voices.usual_pitch(target, predictor)
     if not usual:
         return 0.0
-    contour = Recording.load(source).contour(judge)
-    return float(choose_semitones(median_pitch(contour.f0, contour.uv), usual))
+    return float(choose_semitones(Recording.load(source).pitch(predictor), usual))

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from modules.evaluation.base import Baseline, Figure, Recording
-from modules.evaluation.measure import Evaluator, Judged, Results
+from modules.evaluation.base import Baseline, Figure
+from modules.evaluation.measure import Evaluator, Results, Scored
 from modules.evaluation.pictures import RESULT_COLOUR, audio_tag, draw_pair, page_style, picture_uri, save_figure
+from modules.evaluation.recording import Recording
 from modules.files import write_text
 from modules.quality.report import ARROWS, count_text, name
 
@@ -49,10 +50,10 @@ def write_page(
 ) -> None:
     """One file that needs nothing beside it; the pictures also lie in ``pictures`` beside it."""
     pictures = path.with_name("pictures")
-    shown = list(enumerate(results.judged))[:page_pairs]
+    shown = list(enumerate(results.scored))[:page_pairs]
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         style=page_style(),
-        pairs=len(results.judged),
+        pairs=len(results.scored),
         settings=html.escape(_settings(settings)),
         summary="\n".join(_summary_rows(results)),
         not_measured="".join(
@@ -61,8 +62,8 @@ def write_page(
         ),
         overview=_overview(results, pictures / "overview.png"),
         headings="".join(f'<th class="number">{html.escape(figure.title)}</th>' for figure in _row_figures(results)),
-        rows="\n".join(_row(number, judged, results, page_pairs) for number, judged in enumerate(results.judged)),
-        sections="\n".join(_section(number, judged, results, evaluator, pictures) for number, judged in shown),
+        rows="\n".join(_row(number, scored, results, page_pairs) for number, scored in enumerate(results.scored)),
+        sections="\n".join(_section(number, scored, results, evaluator, pictures) for number, scored in shown),
     )
     write_text(path, page)
 
@@ -101,25 +102,25 @@ def _row_figures(results: Results) -> list[Figure]:
     return [figure for figure in results.figures if figure.key in IN_ROWS]
 
 
-def _row(number: int, judged: Judged, results: Results, page_pairs: int) -> str:
-    stem = html.escape(judged.pair.source.stem)
+def _row(number: int, scored: Scored, results: Results, page_pairs: int) -> str:
+    stem = html.escape(scored.pair.source.stem)
     link = f'<a href="#pair{number}">{stem}</a>' if number < page_pairs else stem
-    values = (figure.show(judged.values.get(figure.key)) for figure in _row_figures(results))
-    cells = [f"{judged.semitones:+g}", *values]
+    values = (figure.show(scored.values.get(figure.key)) for figure in _row_figures(results))
+    cells = [f"{scored.semitones:+g}", *values]
     numbers = "".join(f'<td class="number">{html.escape(cell)}</td>' for cell in cells)
-    return f"<tr><td>{link}</td><td>{html.escape(judged.pair.target)}</td>{numbers}</tr>"
+    return f"<tr><td>{link}</td><td>{html.escape(scored.pair.target)}</td>{numbers}</tr>"
 
 
-def _section(number: int, judged: Judged, results: Results, evaluator: Evaluator, pictures: Path) -> str:
-    pair, judge = judged.pair, evaluator.tools.judge
+def _section(number: int, scored: Scored, results: Results, evaluator: Evaluator, pictures: Path) -> str:
+    pair, predictor = scored.pair, evaluator.tools.reference_predictor
     source, output = evaluator.source(pair), Recording.load(pair.output)
     speaker = f": {pair.source_speaker}" if pair.source_speaker else ""
     picture = pictures / f"{number:03d}_{pair.output.stem}.png"
     draw_pair(
         (source.audio, output.audio),
         (f"source{speaker}", f"result: {pair.target}"),
-        (source.contour(judge), output.contour(judge)),
-        judged.semitones,
+        (source.contour(predictor), output.contour(predictor)),
+        scored.semitones,
         picture,
     )
     return Template(SECTION).substitute(
@@ -129,15 +130,15 @@ def _section(number: int, judged: Judged, results: Results, evaluator: Evaluator
         source_audio=audio_tag(source.audio),
         result_audio=audio_tag(output.audio),
         target=html.escape(pair.target),
-        semitones=f"{judged.semitones:+g}",
+        semitones=f"{scored.semitones:+g}",
         seconds="" if pair.seconds is None else f" The conversion took {pair.seconds:.1f} s.",
         texts="".join(
-            f"<p>{title}: {html.escape(judged.notes[key]) or '(nothing)'}</p>"
+            f"<p>{title}: {html.escape(scored.notes[key]) or '(nothing)'}</p>"
             for key, title in NOTE_TITLES.items()
-            if key in judged.notes
+            if key in scored.notes
         ),
         figures="".join(
-            _table_row([name(figure), ARROWS[figure.better]], [figure.show(judged.values.get(figure.key))])
+            _table_row([name(figure), ARROWS[figure.better]], [figure.show(scored.values.get(figure.key))])
             for figure in results.figures
         ),
         picture=picture_uri(picture),
@@ -149,7 +150,7 @@ def _overview(results: Results, path: Path) -> str:
     from matplotlib.figure import Figure as Plot
 
     similarities, melodies = (
-        np.array([[judged.values.get(key, np.nan) for key in keys] for judged in results.judged])
+        np.array([[scored.values.get(key, np.nan) for key in keys] for scored in results.scored])
         for keys in (("similarity_source", "similarity_target"), ("f0_cents", "f0_correlation"))
     )
     if not (np.isfinite(similarities).all(axis=1).any() or np.isfinite(melodies).all(axis=1).any()):

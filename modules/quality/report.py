@@ -25,7 +25,7 @@ def print_table(results: Results) -> None:
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else LOG_WIDTH
     console = Console(width=width)
-    table = Table(title=f"{len(results.judged)} pair(s)", title_justify="left")
+    table = Table(title=f"{len(results.scored)} pair(s)", title_justify="left")
     table.add_column("figure")
     table.add_column("better")
     for heading in ("mean", "median", "worst", "pairs"):
@@ -47,7 +47,7 @@ def print_table(results: Results) -> None:
 
 def count_text(row: Summary | None, results: Results) -> str:
     """How many pairs have a figure, and of how many where some have not."""
-    count, total = row.count if row else 0, len(results.judged)
+    count, total = row.count if row else 0, len(results.scored)
     return str(count) if count == total else f"{count} of {total}"
 
 
@@ -76,16 +76,16 @@ def write_json(
         "not_measured": results.not_measured,
         "pairs": [
             {
-                "source": str(judged.pair.source),
-                "output": str(judged.pair.output),
-                "source_speaker": judged.pair.source_speaker,
-                "target": judged.pair.target,
-                "semitones": judged.semitones,
-                "seconds": judged.pair.seconds,
-                "values": {key: _number(value) for key, value in judged.values.items()},
-                "notes": dict(judged.notes),
+                "source": str(scored.pair.source),
+                "output": str(scored.pair.output),
+                "source_speaker": scored.pair.source_speaker,
+                "target": scored.pair.target,
+                "semitones": scored.semitones,
+                "seconds": scored.pair.seconds,
+                "values": {key: _number(value) for key, value in scored.values.items()},
+                "notes": dict(scored.notes),
             }
-            for judged in results.judged
+            for scored in results.scored
         ],
         "failed": [{"pair": pair, "reason": reason} for pair, reason in failed],
     }

@@ -1,4 +1,4 @@
-"""What is to be measured, and the pairs that were converted elsewhere."""
+"""What is to be measured, and the pairs that were converted elsewhere. Importing this module is cheap."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modules.cli import positive_int
 from modules.errors import UserError
+from modules.evaluation import METRICS
 from modules.evaluation.base import Pair
+from modules.f0 import PREDICTORS
 from modules.inference.options import InferenceOptions, ModelOptions
+from modules.options import setting
 
 AUTO = "auto"
 COLUMNS = ("source", "output", "target", "source_speaker", "semitones", "text")
@@ -19,37 +23,45 @@ REQUIRED = COLUMNS[:3]
 
 @dataclass(frozen=True)
 class Request:
-    """One run of the command.
+    """One run of the command: the fields that are settings, and what goes with them.
 
     Attributes:
-        sources: files, and folders whose audio is taken.
-        speakers: to convert to; all that the model and ``voices`` have where empty, but never to the own speaker.
-        pairs: a table of what was converted elsewhere; nothing is converted then.
-        voices: a folder with one folder of recordings a speaker.
-        named_voices: a folder or file of single speakers.
         shifts: semitones of each source; None finds them out for each source and target; the first one fills up.
-        judge: the f0 predictor that measures.
-        transcripts: lists of the true texts.
-        speech_encoder: measures the distance of units where no model does it.
-        page_pairs: pairs with players and pictures on the page.
+        named_voices: a folder or file of single speakers.
+        model, inference: what converts; not read where there are ``pairs``.
     """
 
-    out_dir: Path
-    metrics: tuple[str, ...]
-    sources: tuple[Path, ...] = ()
-    speakers: tuple[str, ...] = ()
-    pairs: Path | None = None
-    voices: Path | None = None
-    named_voices: dict[str, Path] = field(default_factory=dict)
+    sources: tuple[Path, ...] = setting((), "-n", "--sources", help="audio files and folders to convert", many=True)
+    speakers: tuple[str, ...] = setting(
+        (), "-s", "--spk_list", help="speakers to convert to; all with recordings", many=True, metavar="SPK_LIST"
+    )
+    pairs: Path | None = setting(
+        None,
+        "--pairs",
+        help="judge these instead of converting: CSV with source, output, target and, if you like, source_speaker, "
+        "semitones, text",
+    )
+    voices: Path | None = setting(
+        None, "--voices", help="recordings of the speakers: one folder a speaker, of its name"
+    )
+    voice_clips: int = setting(12, "--voice_clips", help="recordings of a speaker to listen to", parse=positive_int)
+    transcripts: tuple[Path, ...] = setting((), "--transcripts", help="true texts: lines of name,text", many=True)
+    language: str | None = setting(
+        None, "--language", help="of the words, as Whisper names it: en, ja; heard in each source if absent"
+    )
+    metrics: tuple[str, ...] = setting(
+        tuple(METRICS), "--metrics", help="measures to take", many=True, choices=tuple(METRICS)
+    )
+    reference_predictor: str = setting("pm", "--judge", help="f0 predictor that measures", choices=tuple(PREDICTORS))
+    speech_encoder: str | None = setting(
+        None, "--speech_encoder", help="encoder for the distance of units; the model's own if absent"
+    )
+    page_pairs: int = setting(40, "--page_pairs", help="pairs with players on the page", parse=positive_int)
+    out_dir: Path = setting(Path("results/quality"), "--out_dir", help="folder of the report")
     shifts: tuple[float | None, ...] = (None,)
+    named_voices: dict[str, Path] = field(default_factory=dict)
     model: ModelOptions = field(default_factory=ModelOptions)
     inference: InferenceOptions = field(default_factory=InferenceOptions)
-    judge: str = "pm"
-    language: str | None = None
-    transcripts: tuple[Path, ...] = ()
-    voice_clips: int = 12
-    speech_encoder: str | None = None
-    page_pairs: int = 40
     pretrain_dir: Path = Path("pretrain")
     debug: bool = False
 

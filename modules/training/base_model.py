@@ -74,7 +74,7 @@ def start(folder: Path | None, config: Config, generator: nn.Module, discriminat
     base = find_base(folder)
     if base is None:
         return f"starting from random weights: there is no G_0.pth and D_0.pth, and no base model in {folder}"
-    reason = misfit(config, base.config)
+    reason = incompatibility(config, base.config)
     if reason:
         return f"starting from random weights: the base model {base.generator} does not fit, {reason}"
     notes = [
@@ -85,12 +85,12 @@ def start(folder: Path | None, config: Config, generator: nn.Module, discriminat
     return "; ".join(notes)
 
 
-def misfit(config: Config, base: Config) -> str:
+def incompatibility(config: Config, base: Config) -> str:
     """Why a model of ``config`` cannot take the weights of ``base``; empty where it can."""
     own, other = config.model.speech_encoder, base.model.speech_encoder
     if own != other:
-        return f"it hears through the speech encoder {other} and the config names {own}"
-    found = differences(config, base)
+        return f"it was trained with the speech encoder {other} and the config names {own}"
+    found = differing_keys(config, base)
     if not found:
         return ""
     more = f" and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
@@ -98,7 +98,7 @@ def misfit(config: Config, base: Config) -> str:
     return f"its sizes are others: {'; '.join(found[:_SHOWN_DIFFERENCES])}{more} ({fix})"
 
 
-def differences(config: Config, base: Config) -> list[str]:
+def differing_keys(config: Config, base: Config) -> list[str]:
     """The keys that decide about shapes and sound and have other values, as "key is this, there that"."""
     found = []
     for section in ("model", "data"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,123 +21,139 @@ from modules.data.diffusion_dataset import DiffusionDataset, Window, WindowBatch
 from modules.data.sampler import ClipSampler
 from modules.devices import pick_device
 from modules.errors import UserError
-from modules.files import write_text
-from modules.training.checkpoints import BestCheckpoint, Progress, load_optimizer, optimizer_misfit
 from modules.training.distributed import Ranks
 from modules.training.evaluation import choose_clips
 from modules.training.logging import TrainingLog
+from modules.training.options import DiffusionTrainOptions
 from modules.training.precision import Precision
-from modules.training.run import Plan, RunOptions, TrainingRun
-from modules.training.stop import leave_signals_to_parent
+from modules.training.resume import (
+    DIFFUSION,
+    BestCheckpoint,
+    Progress,
+    TrainedNetwork,
+    check_speakers,
+    restore,
+    training_checkpoints,
+)
+from modules.training.run import Context, Plan, TrainingRun, make_loader
 from vdecoder.mel_vocoder import MelVocoder
 
-BASE_NAME = "model_0.pt"  # the base model to start from; it is never written
-BEST_NAME = "model_best.pt"
 STEPS_A_CLIP = 4  # noise levels at which a held-out clip is measured, other ones for each clip
-SAMPLES = 2  # held-out clips that are sampled, shown and heard
-_NAME = re.compile(r"model_(\d+)\.pt")
-_LEFTOVER = re.compile(r"\.model_(\d+|best)\.pt\..+")
+SAMPLES = 2  # held-out clips that are sampled, shown and played
 
 
-@dataclass
-class Network:
-    """The model, bare and as it is trained (under DDP with several ranks), with its optimizer."""
+def train(options: DiffusionTrainOptions, ranks: Ranks) -> int:
+    """Train until the config's epochs, a limit of ``options`` or a signal ends it.
 
-    model: Unit2Mel
-    trained: nn.Module
-    optimizer: AdamW
-
-
-def checkpoints(folder: Path) -> dict[int, Path]:
-    """The model_<step>.pt of a folder by step, the base model among them."""
-    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("model_*.pt"))
-    return dict(sorted((int(match.group(1)), path) for match, path in found if match))
-
-
-def restore(folder: Path, model: Unit2Mel, optimizer: AdamW) -> tuple[Progress, list[str]]:
-    """Load the newest checkpoint, or the base model.
+    Leaves model_<step>.pt, model_best.pt, config.yaml, metrics.jsonl and TensorBoard events in env.expdir, and goes
+    on from the newest checkpoint there.
 
     Returns:
-        Where the run goes on (step 0 of epoch 1 for a fresh start or a base model), and notes for the user.
+        The exit code: 0, or 128 and the signal's number.
 
     Raises:
-        UserError: the newest file is broken, or its weights do not fit the config.
+        UserError: anything the user can mend, before or in training.
     """
-    found = checkpoints(folder)
-    if not found:
-        return Progress(), [f"starting from random weights: there is no {BASE_NAME} to start from"]
-    step, path = max(found.items())
-    content = checkpoint.load(path)
-    state = checkpoint.model_state(content, path)
-    if step == 0:
-        report = checkpoint.load_into(model, state, path, strict=False)
-        notes = [f"starting from the base model {path.name}: {report.loaded} tensors loaded"]
-        return Progress(), notes + ([f"{path.name}: {report.describe()}"] if report.describe() else [])
-    try:
-        checkpoint.load_into(model, state, path)
-    except UserError as error:
-        fix = f"train with the config this run began with, or copy the file as {BASE_NAME} into another expdir"
-        raise UserError(error.what, path, fix) from None
-    notes = [f"resuming from step {step}"]
-    misfit = optimizer_misfit(optimizer, content.get("optimizer"))
-    if misfit:
-        notes.append(f"{path.name}: {misfit}; the optimizer starts anew (train.save_opt true keeps it)")
-    else:
-        load_optimizer(optimizer, content["optimizer"])
-    more = content.get("progress", {})  # absent in the files of Diffusion-SVC: the epoch then starts again
-    epoch = max(more.get("epoch", 1), 1)
-    batch, batches = more.get("batch", 0), more.get("batches_per_epoch", 0)
-    return Progress(step, epoch, batch, batches, more.get("scaler", {})), notes
+    config = load_diffusion_config(options.config)
+    loader, sampler, validation = load_windows(config, ranks, options)
+    folder = Path(config.env.expdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    network, progress, notes = build_network(config, ranks, folder)
+    precision = Precision(options.precision or config.train.amp_dtype, ranks.device)
+    begun_with = folder / "config.yaml"
+    if progress.step and begun_with.is_file():
+        check_speakers(load_diffusion_config(begun_with).spk, config.spk, begun_with, "set another env.expdir")
+    vocoder, remarks = load_vocoder(config, ranks.device) if ranks.is_first else (None, [])
+    training = loader.dataset
+    assert isinstance(training, DiffusionDataset)
+    remarks += [f"left out: {wav}: {reason}" for wav, reason in training.skipped]
+    sizes = f"{len(training)} clip(s) to train on, {len(validation)} to validate"
+    context = Context(folder, options, ranks, precision, progress)
+    context.begin(options.config, "config.yaml", DIFFUSION, [sizes, *notes, *remarks])
+    held_out = [validation.middle(index) for index in choose_clips(len(validation))]
+    with Run(config, context, network, held_out, vocoder) as run:
+        return run.loop(loader, sampler)
 
 
-def build_network(config: DiffusionConfig, ranks: Ranks, folder: Path) -> tuple[Network, Progress, list[str]]:
-    """Make the model, fill it from the newest checkpoint or the base model, and wrap it for training."""
-    torch.manual_seed(config.train.seed)  # the same random weights on every rank
-    model = build_unit2mel(config).to(ranks.device)
-    optimizer = AdamW(model.parameters(), config.train.lr, weight_decay=config.train.weight_decay, fused=True)
-    progress, notes = restore(folder, model, optimizer)
-    return Network(model, ranks.wrap(model), optimizer), progress, notes
+class Run(TrainingRun[WindowBatch, None]):
+    """One run of training: what the loop does every step and every so many steps."""
 
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        context: Context,
+        network: Network,
+        held_out: Sequence[Window],
+        vocoder: MelVocoder | None,
+    ) -> None:
+        train = config.train
+        plan = Plan(train.epochs, train.batch_size, train.seed, train.interval_log, train.interval_val)
+        super().__init__(plan, context, (network.saved,), ("noise",))
+        self.config, self.network, self.held_out, self.vocoder = config, network, held_out, vocoder
+        self.best = BestCheckpoint(self.model_dir, self.progress.step, DIFFUSION, "validation_loss")
 
-def make_loader(
-    config: DiffusionConfig, ranks: Ranks, options: RunOptions
-) -> tuple[DataLoader[Window], ClipSampler, DiffusionDataset]:
-    """The training windows of this rank, and the validation clips."""
-    train = config.train
-    kept_on = pick_device(train.cache_device) if train.cache_all_data else torch.device("cpu")
-    training = DiffusionDataset(
-        read_file_list(config.data.training_files),
-        config,
-        augment=True,
-        in_memory=train.cache_all_data,
-        cache_device=ranks.device if kept_on.type == ranks.device.type else kept_on,
-    )
-    validation = DiffusionDataset(read_file_list(config.data.validation_files), config, augment=False, short_too=True)
-    sampler = ClipSampler(training, ranks.rank, ranks.world_size, train.seed)
-    workers = train.num_workers if options.num_workers is None else options.num_workers
-    if train.cache_all_data:
-        workers = 0  # there is nothing to wait for
-    elif options.num_workers is None and ranks.device.type == "cpu":
-        workers = 0  # training itself needs the cores
-    loader = DataLoader(
-        training,
-        batch_size=train.batch_size,
-        sampler=sampler,
-        collate_fn=collate,
-        num_workers=min(workers, os.cpu_count() or 1),
-        persistent_workers=workers > 0,
-        pin_memory=ranks.device.type == "cuda" and training.cache_device.type == "cpu",
-        worker_init_fn=leave_signals_to_parent,
-    )
-    return loader, sampler, validation
+    def learning_rate(self) -> float:
+        train = self.config.train
+        return train.lr * train.gamma ** (self.progress.step // train.decay_step)
 
+    def train_step(self, batch: WindowBatch, measure: bool) -> tuple[Tensor, None]:
+        optimizer, scaler = self.network.optimizer, self.precision.scaler
+        optimizer.zero_grad(set_to_none=True)
+        with self.precision.autocast():
+            loss = _loss(self.network.trained, batch)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.unsqueeze(0), None
 
-def choose_device(config: DiffusionConfig, name: str | None) -> str | None:
-    """The device of the command line, else of the config; a config that says cuda means the best there is."""
-    if name is not None or config.device != "cuda":
-        return name or config.device
-    wanted = config.env.gpu_id
-    return f"cuda:{wanted}" if torch.cuda.is_available() and wanted < torch.cuda.device_count() else None
+    def report(self, log: TrainingLog, losses: dict[str, float], rate: float, seen: None) -> dict[str, float]:
+        values = {"train/loss": losses["noise"], **self.common_scalars(rate)}
+        log.scalars(self.progress.step, self.progress.epoch, values)
+        return {"loss": losses["noise"]}
+
+    def write_checkpoint(self) -> None:
+        content = self._content()
+        if self.config.train.save_opt:
+            content["optimizer"] = self.network.optimizer.state_dict()
+        checkpoint.save(content, self.model_dir / f"model_{self.progress.step}.pt")
+        clean(self.model_dir, self.config.train.interval_force_save)
+
+    def _content(self) -> dict[str, Any]:
+        progress = self.progress
+        position = {"epoch": progress.epoch, "batch": progress.batch, "batches_per_epoch": progress.batches_per_epoch}
+        state = self.network.model.state_dict()
+        return {"global_step": progress.step, "model": state, "progress": {**position, "scaler": progress.scaler}}
+
+    def diverged(self, step: int, model_dir: Path, last_good: int | None) -> UserError:
+        kept = "there is no checkpoint yet" if not last_good else f"model_{last_good}.pt is kept"
+        what = f"the training became NaN or infinite at step {step}; {kept}"
+        return UserError(what, model_dir, "lower train.lr, or set train.amp_dtype to bf16 or fp32, and start again")
+
+    def evaluate(self) -> None:
+        """Measure the loss on held-out clips, sample a few of them, and keep the best model."""
+        model, step = self.network.model, self.progress.step
+        loss = held_out_loss(model, self.held_out, self.ranks)
+        if self.log is None:
+            return
+        self.log.scalars(step, self.progress.epoch, {"val/loss": loss})
+        for number, window in enumerate(self.held_out[:SAMPLES]):
+            self._show(number, window)
+        is_best = step > 0 and self.best.keep(self._content(), self.progress, loss)
+        self.say(f"step {step}: validation loss {loss:.4f}{', the best so far' if is_best else ''}")
+
+    def _show(self, number: int, window: Window) -> None:
+        """Pictures of a recorded mel and of the model's, and what they sound like."""
+        assert self.log is not None
+        step = self.progress.step
+        mels = dict(
+            zip(("gt", "gen"), sample_mel(self.network.model, window, self.config, self.ranks.device), strict=True)
+        )
+        for name, mel in mels.items():
+            self.log.picture(step, f"{name}/mel_{number}", mel.T.numpy())
+            if self.vocoder is not None:
+                generator = torch.Generator().manual_seed(self.config.train.seed)
+                audio = self.vocoder.synthesise(mel.unsqueeze(0), window.f0.T, generator)[0, 0].float().cpu().numpy()
+                self.log.audio(step, f"{name}/audio_{number}", audio, self.vocoder.config.sampling_rate)
 
 
 @torch.no_grad()
@@ -189,19 +204,59 @@ def sample_mel(model: Unit2Mel, window: Window, config: DiffusionConfig, device:
     return batch.mel[0].cpu(), made[0].float().cpu()
 
 
-def load_vocoder(config: DiffusionConfig, device: torch.device) -> tuple[MelVocoder | None, list[str]]:
-    """The vocoder for the audio in TensorBoard; training goes on without, and says so."""
-    try:
-        return MelVocoder.load(config.vocoder.ckpt, config.vocoder.type, device), []
-    except UserError as error:
-        return None, [f"no audio in TensorBoard: {error.what} ({error.where})"]
+@dataclass
+class Network:
+    """The model, bare and as it is trained (under DDP with several ranks), with its optimizer."""
+
+    model: Unit2Mel
+    trained: nn.Module
+    optimizer: AdamW
+
+    @property
+    def saved(self) -> TrainedNetwork:
+        """The model as checkpoints know it."""
+        return TrainedNetwork("model", self.model, self.optimizer)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of a run that was killed while it wrote."""
-    for path in folder.glob(".model_*"):
-        if _LEFTOVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+def build_network(config: DiffusionConfig, ranks: Ranks, folder: Path) -> tuple[Network, Progress, list[str]]:
+    """Make the model, fill it from the newest checkpoint or the base model, and wrap it for training."""
+    torch.manual_seed(config.train.seed)  # the same random weights on every rank
+    model = build_unit2mel(config).to(ranks.device)
+    optimizer = AdamW(model.parameters(), config.train.lr, weight_decay=config.train.weight_decay, fused=True)
+    progress, notes = restore(folder, [TrainedNetwork("model", model, optimizer)], DIFFUSION)
+    if not notes:
+        notes = ["starting from random weights: there is no model_0.pt to start from"]
+    return Network(model, ranks.wrap(model), optimizer), progress, notes
+
+
+def load_windows(
+    config: DiffusionConfig, ranks: Ranks, options: DiffusionTrainOptions
+) -> tuple[DataLoader[Window], ClipSampler, DiffusionDataset]:
+    """The training windows of this rank, and the validation clips."""
+    train = config.train
+    kept_on = pick_device(train.cache_device) if train.cache_all_data else torch.device("cpu")
+    training = DiffusionDataset(
+        read_file_list(config.data.training_files),
+        config,
+        augment=True,
+        in_memory=train.cache_all_data,
+        cache_device=ranks.device if kept_on.type == ranks.device.type else kept_on,
+    )
+    validation = DiffusionDataset(read_file_list(config.data.validation_files), config, augment=False, short_too=True)
+    workers = train.num_workers if options.num_workers is None else options.num_workers
+    if train.cache_all_data:
+        workers = 0  # there is nothing to wait for
+    elif options.num_workers is None and ranks.device.type == "cpu":
+        workers = 0  # training itself needs the cores
+    pinned = ranks.device.type == "cuda" and training.cache_device.type == "cpu"
+    workers = min(workers, os.cpu_count() or 1)
+    loader, sampler = make_loader(training, collate, train.batch_size, train.seed, workers, ranks, pinned)
+    return loader, sampler, validation
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The model_<step>.pt of a folder by step, the base model among them."""
+    return training_checkpoints(folder, "model", DIFFUSION.suffix)
 
 
 def clean(folder: Path, force_save: int) -> None:
@@ -212,150 +267,17 @@ def clean(folder: Path, force_save: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def train(config_path: Path, options: RunOptions, ranks: Ranks) -> int:
-    """Train until the config's epochs, a limit of ``options`` or a signal ends it.
-
-    Leaves model_<step>.pt, model_best.pt, config.yaml, metrics.jsonl and TensorBoard events in env.expdir, and goes
-    on from the newest checkpoint there.
-
-    Returns:
-        The exit code: 0, or 128 and the signal's number.
-
-    Raises:
-        UserError: anything the user can mend, before or in training.
-    """
-    config = load_diffusion_config(config_path)
-    loader, sampler, validation = make_loader(config, ranks, options)
-    folder = Path(config.env.expdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    network, progress, notes = build_network(config, ranks, folder)
-    precision = Precision(options.precision or config.train.amp_dtype, ranks.device)
-    if progress.scaler:
-        precision.scaler.load_state_dict(progress.scaler)
-    if progress.step:
-        refuse_swapped_speakers(config, folder)
-    vocoder, remarks = load_vocoder(config, ranks.device) if ranks.is_first else (None, [])
-    ranks.wait()  # every rank has read the folder before the first one writes there
-    if ranks.is_first:
-        remove_leftovers(folder)
-        write_text(folder / "config.yaml", config_path.read_text(encoding="utf-8"))
-        training = loader.dataset
-        assert isinstance(training, DiffusionDataset)
-        for wav, reason in training.skipped:
-            remarks.append(f"left out: {wav}: {reason}")
-        for line in (f"{len(training)} clip(s) to train on, {len(validation)} to validate", *notes, *remarks):
-            print(line, flush=True)
-    held_out = [validation.middle(index) for index in choose_clips(len(validation))]
-    with Run(config, folder, options, ranks, precision, network, progress, held_out, vocoder) as run:
-        return run.loop(loader, sampler)
+def choose_device(config: DiffusionConfig, name: str | None) -> str | None:
+    """The device of the command line, else of the config; a config that says cuda means the best there is."""
+    if name is not None or config.device != "cuda":
+        return name or config.device
+    wanted = config.env.gpu_id
+    return f"cuda:{wanted}" if torch.cuda.is_available() and wanted < torch.cuda.device_count() else None
 
 
-def refuse_swapped_speakers(config: DiffusionConfig, folder: Path) -> None:
-    """Refuse to go on where a name has another id than the run began with: voices would change places.
-
-    Raises:
-        UserError: names the speaker.
-    """
-    path = folder / "config.yaml"
-    before = load_diffusion_config(path).spk if path.is_file() else {}
-    for name, speaker_id in config.spk.items():
-        if before.get(name, speaker_id) != speaker_id:
-            raise UserError(
-                f"speaker {name!r} had the id {before[name]} so far and has {speaker_id} in the new config",
-                path,
-                "train with the config this run began with, or set another env.expdir",
-            )
-
-
-class Run(TrainingRun[WindowBatch, None]):
-    """One run of training: what the loop does every step and every so many steps."""
-
-    def __init__(
-        self,
-        config: DiffusionConfig,
-        folder: Path,
-        options: RunOptions,
-        ranks: Ranks,
-        precision: Precision,
-        network: Network,
-        progress: Progress,
-        held_out: Sequence[Window],
-        vocoder: MelVocoder | None,
-    ) -> None:
-        train = config.train
-        super().__init__(
-            Plan(train.epochs, train.batch_size, train.seed, train.interval_log, train.interval_val),
-            folder,
-            options,
-            ranks,
-            precision,
-            (network.model,),
-            (network.optimizer,),
-            ("noise",),
-            progress,
-        )
-        self.config, self.network, self.held_out, self.vocoder = config, network, held_out, vocoder
-        self.best = BestCheckpoint(folder, progress.step, BEST_NAME, "validation_loss")
-
-    def learning_rate(self) -> float:
-        train = self.config.train
-        return train.lr * train.gamma ** (self.progress.step // train.decay_step)
-
-    def train_step(self, batch: WindowBatch, measure: bool) -> tuple[Tensor, None]:
-        optimizer, scaler = self.network.optimizer, self.precision.scaler
-        optimizer.zero_grad(set_to_none=True)
-        with self.precision.autocast():
-            loss = _loss(self.network.trained, batch)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        return loss.unsqueeze(0), None
-
-    def report(self, log: TrainingLog, losses: dict[str, float], rate: float, seen: None) -> dict[str, float]:
-        values = {"train/loss": losses["noise"], **self.common_scalars(rate)}
-        log.scalars(self.progress.step, self.progress.epoch, values)
-        return {"loss": losses["noise"]}
-
-    def write_checkpoint(self) -> None:
-        content = self._content()
-        if self.config.train.save_opt:
-            content["optimizer"] = self.network.optimizer.state_dict()
-        checkpoint.save(content, self.model_dir / f"model_{self.progress.step}.pt")
-        clean(self.model_dir, self.config.train.interval_force_save)
-
-    def _content(self) -> dict[str, Any]:
-        progress = self.progress
-        position = {"epoch": progress.epoch, "batch": progress.batch, "batches_per_epoch": progress.batches_per_epoch}
-        state = self.network.model.state_dict()
-        return {"global_step": progress.step, "model": state, "progress": {**position, "scaler": progress.scaler}}
-
-    def lost(self, step: int, model_dir: Path, last_good: int | None) -> UserError:
-        kept = "there is no checkpoint yet" if not last_good else f"model_{last_good}.pt is kept"
-        what = f"the training became NaN or infinite at step {step}; {kept}"
-        return UserError(what, model_dir, "lower train.lr, or set train.amp_dtype to bf16 or fp32, and start again")
-
-    def evaluate(self) -> None:
-        """Measure the loss on held-out clips, sample a few of them, and keep the best model."""
-        model, step = self.network.model, self.progress.step
-        loss = held_out_loss(model, self.held_out, self.ranks)
-        if self.log is None:
-            return
-        self.log.scalars(step, self.progress.epoch, {"val/loss": loss})
-        for number, window in enumerate(self.held_out[:SAMPLES]):
-            self._show(number, window)
-        is_best = step > 0 and self.best.keep(self._content(), self.progress, loss)
-        self.say(f"step {step}: validation loss {loss:.4f}{', the best so far' if is_best else ''}")
-
-    def _show(self, number: int, window: Window) -> None:
-        """Pictures of a recorded mel and of the model's, and what they sound like."""
-        assert self.log is not None
-        step = self.progress.step
-        mels = dict(
-            zip(("gt", "gen"), sample_mel(self.network.model, window, self.config, self.ranks.device), strict=True)
-        )
-        for name, mel in mels.items():
-            self.log.picture(step, f"{name}/mel_{number}", mel.T.numpy())
-            if self.vocoder is not None:
-                generator = torch.Generator().manual_seed(self.config.train.seed)
-                audio = self.vocoder.synthesise(mel.unsqueeze(0), window.f0.T, generator)[0, 0].float().cpu().numpy()
-                self.log.audio(step, f"{name}/audio_{number}", audio, self.vocoder.config.sampling_rate)
+def load_vocoder(config: DiffusionConfig, device: torch.device) -> tuple[MelVocoder | None, list[str]]:
+    """The vocoder for the audio in TensorBoard; training goes on without, and says so."""
+    try:
+        return MelVocoder.load(config.vocoder.ckpt, config.vocoder.type, device), []
+    except UserError as error:
+        return None, [f"no audio in TensorBoard: {error.what} ({error.where})"]

@@ -30,7 +30,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files and speaks to the user."""
+        """Whether this process writes the files and prints."""
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""How well the generator sings clips it was not trained on."""
+"""How well the generator does on clips it was not trained on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from models import SynthesizerTrn
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 from modules.audio.spectrogram import mel_spectrogram, spec_to_mel
 from modules.config import Config, DataSection
 from modules.data.dataset import Batch, Clip, collate
 from modules.errors import UserError
-from modules.evaluation.base import SPEECH_RATE
 from modules.evaluation.ge2e import WEIGHT, Ge2eEncoder
 from modules.evaluation.melody import compare_melodies
 from modules.f0 import F0Contour, get_predictor
@@ -27,8 +26,8 @@ from pretrain import find
 
 MAX_CLIPS = 32  # enough for a steady mean; more would keep the training waiting
 SAMPLES = 3  # clips whose audio and mel are shown
-HEARD = 8  # clips whose melody and voice are judged; by far the cheaper part, and it tells less
-JUDGE = "pm"  # finds f0 on the CPU in a hundredth of the clip's length
+MEASURED = 8  # clips whose melody and voice are measured; by far the cheaper part, and it tells less
+REFERENCE_PREDICTOR = "pm"  # finds f0 on the CPU in a hundredth of the clip's length
 HIGHER_IS_BETTER = {"val/mel_distance": False, "val/f0_cents": False, "val/speaker_similarity": True}
 
 
@@ -78,7 +77,7 @@ class Evaluation(NamedTuple):
     Attributes:
         distance: mean L1 distance of log-mels over all clips.
         figures: by the name they have in the log: that distance; the median f0 error in cents and, where the weights
-            of the speaker encoder are there, the similarity of the voice, both means over the first HEARD clips.
+            of the speaker encoder are there, the similarity of the voice, both means over the first MEASURED clips.
         samples: the first clips, to look at.
     """
 
@@ -88,8 +87,8 @@ class Evaluation(NamedTuple):
 
 
 @dataclass
-class Listener:
-    """Judges melody and voice of what the generator sings; hears each recording once and remembers it.
+class HeldOutMetrics:
+    """Measures melody and voice of what the generator makes of a clip; remembers those of the recordings.
 
     Args:
         data: rate and hop of the clips.
@@ -101,7 +100,7 @@ class Listener:
     _recorded: dict[int, tuple[F0Contour, np.ndarray | None]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, data: DataSection, pretrain_dir: Path = Path("pretrain")) -> Listener:
+    def load(cls, data: DataSection, pretrain_dir: Path = Path("pretrain")) -> HeldOutMetrics:
         """With the speaker encoder where its weights are there and whole; nothing is fetched for it."""
         if find(WEIGHT, pretrain_dir) is None:
             return cls(data)
@@ -114,41 +113,45 @@ class Listener:
     def compare(self, number: int, sample: Sample) -> tuple[float, float]:
         """Median f0 error in cents and cosine of the speaker vectors of clip ``number``; NaN where there is none."""
         if number not in self._recorded:
-            self._recorded[number] = self._hear(sample.audio.numpy())
-        (recorded, voice), (sung, other) = self._recorded[number], self._hear(sample.generated.numpy())
-        cents = compare_melodies(recorded, sung, 0.0).median_cents
+            self._recorded[number] = self._analyse(sample.audio.numpy())
+        (recorded, voice), (generated, other) = self._recorded[number], self._analyse(sample.generated.numpy())
+        cents = compare_melodies(recorded, generated, 0.0).median_cents
         known = voice is not None and other is not None
         return cents, float(np.dot(voice, other)) if known else math.nan  # type: ignore[arg-type]
 
-    def _hear(self, audio: np.ndarray) -> tuple[F0Contour, np.ndarray | None]:
+    def _analyse(self, audio: np.ndarray) -> tuple[F0Contour, np.ndarray | None]:
         rate = self.data.sampling_rate
-        judge = get_predictor(JUDGE, hop_length=self.data.hop_length, sample_rate=rate)
+        predictor = get_predictor(REFERENCE_PREDICTOR, hop_length=self.data.hop_length, sample_rate=rate)
         vector = None if self.encoder is None else self.encoder.embed(resample(audio, rate, SPEECH_RATE))
-        return judge(np.nan_to_num(audio)), vector
+        return predictor(np.nan_to_num(audio)), vector
 
 
 def evaluate(
-    generator: SynthesizerTrn, clips: Sequence[Clip], config: Config, ranks: Ranks, listener: Listener | None = None
+    generator: SynthesizerTrn,
+    clips: Sequence[Clip],
+    config: Config,
+    ranks: Ranks,
+    metrics: HeldOutMetrics | None = None,
 ) -> Evaluation:
-    """Let the generator sing the held-out ``clips`` and compare with the recordings.
+    """Run the generator on the held-out ``clips`` and compare with the recordings.
 
     Deterministic: the clips are whole and always the same, ``infer`` draws from a generator of its own, and the
     random numbers of training are not touched. Each rank takes its share of the clips.
     """
     generator.eval()
     distances: list[float] = []
-    heard: list[tuple[float, float]] = []
+    compared: list[tuple[float, float]] = []
     samples: list[Sample] = []
     for number in range(ranks.rank, len(clips), ranks.world_size):
         batch = collate([clips[number]]).to(ranks.device)
-        sample = _sing(generator, batch, config.data)
+        sample = _convert(generator, batch, config.data)
         distances.append(float((sample.mel - sample.generated_mel).abs().mean()))
-        if listener is not None and number < HEARD:
-            heard.append(listener.compare(number, sample))
+        if metrics is not None and number < MEASURED:
+            compared.append(metrics.compare(number, sample))
         if len(samples) < SAMPLES:
             samples.append(sample)
     generator.train()
-    columns = [distances, [cents for cents, _ in heard], [likeness for _, likeness in heard]]
+    columns = [distances, [cents for cents, _ in compared], [likeness for _, likeness in compared]]
     known = [[value for value in column if math.isfinite(value)] for column in columns[1:]]
     sums = [value for column in (distances, *known) for value in (sum(column), len(column))]
     means = [total / count if count else math.nan for total, count in zip(*[iter(ranks.total(sums))] * 2, strict=True)]
@@ -181,7 +184,7 @@ class Plateau:
 
 
 @torch.inference_mode()
-def _sing(generator: SynthesizerTrn, batch: Batch, data: DataSection) -> Sample:
+def _convert(generator: SynthesizerTrn, batch: Batch, data: DataSection) -> Sample:
     generated, _ = generator.infer(batch.units, batch.f0, batch.uv, g=batch.speaker, volume=batch.volume)
     generated = generated[:, 0].float()
     mels = mel_of_spec(batch.spec, data), mel_of_audio(generated, data)

@@ -12,11 +12,11 @@ from modules.errors import UserError
 from modules.training.distributed import Ranks
 
 # With scaled float16 gradients a step that overflows is left out and the scale halved; only a long row of such
-# steps means that training is lost. 2**16, the first scale, halved so often is below any useful scale.
+# steps means that training has diverged. 2**16, the first scale, halved so often is below any useful scale.
 TOLERATED_WITH_SCALER = 25
 
 
-def lost(step: int, model_dir: Path, last_good: int | None) -> UserError:
+def diverged(step: int, model_dir: Path, last_good: int | None) -> UserError:
     """The error of a generator's run whose numbers are no longer finite."""
     kept = "there is no checkpoint yet" if last_good is None else f"G_{last_good}.pth and D_{last_good}.pth are kept"
     return UserError(
@@ -30,25 +30,25 @@ class FiniteGuard:
     """Keeps, on the device, since which step the losses have not been finite.
 
     Args:
-        ranks: all of them stop together when one of them is lost.
+        ranks: all of them stop together when one of them has diverged.
         has_scaler: float16 with gradient scaling.
         error: makes the error from the step, the folder and the last good checkpoint.
     """
 
     def __init__(
-        self, ranks: Ranks, has_scaler: bool, error: Callable[[int, Path, int | None], UserError] = lost
+        self, ranks: Ranks, has_scaler: bool, error: Callable[[int, Path, int | None], UserError] = diverged
     ) -> None:
         self.ranks = ranks
         self.error = error
         self.tolerated = TOLERATED_WITH_SCALER if has_scaler else 0
         self._row = torch.zeros((), dtype=torch.int64, device=ranks.device)  # bad steps up to now without a good one
-        self._lost_at = torch.zeros((), dtype=torch.int64, device=ranks.device)  # 0: not lost
+        self._diverged_at = torch.zeros((), dtype=torch.int64, device=ranks.device)  # 0: it has not
 
     def watch(self, step: int, loss: Tensor) -> None:
         """Note whether the loss of ``step`` is finite; costs a few device operations and no waiting."""
         self._row = torch.where(torch.isfinite(loss.detach()), torch.zeros_like(self._row), self._row + 1)
-        lost_now = (self._row > self.tolerated) & (self._lost_at == 0)
-        self._lost_at = torch.where(lost_now, torch.full_like(self._lost_at, step), self._lost_at)
+        diverged_now = (self._row > self.tolerated) & (self._diverged_at == 0)
+        self._diverged_at = torch.where(diverged_now, torch.full_like(self._diverged_at, step), self._diverged_at)
 
     def check(self, model_dir: Path, last_good: int | None) -> None:
         """Raise when a loss was not finite; all ranks must call it at the same step.
@@ -56,9 +56,9 @@ class FiniteGuard:
         Raises:
             UserError: names the step and the checkpoint that is still good.
         """
-        (lost_at,) = self.ranks.highest([int(self._lost_at)])
-        if lost_at:
-            raise self.error(lost_at, model_dir, last_good)
+        (diverged_at,) = self.ranks.highest([int(self._diverged_at)])
+        if diverged_at:
+            raise self.error(diverged_at, model_dir, last_good)
 
 
 def all_finite(modules: Iterable[nn.Module]) -> bool:

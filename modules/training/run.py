@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from modules.cli import EXIT_OK
 from modules.data.sampler import ClipSampler
 from modules.errors import UserError
-from modules.training.checkpoints import Progress
+from modules.files import write_text
 from modules.training.distributed import Ranks
 from modules.training.guard import FiniteGuard, all_finite
 from modules.training.logging import LiveLine, Speedometer, TrainingLog, progress_line
+from modules.training.options import RunOptions
 from modules.training.precision import Precision
-from modules.training.schedule import seed_step, set_rate
-from modules.training.stop import StopSignals
+from modules.training.resume import CheckpointKind, Progress, TrainedNetwork, remove_leftovers
+from modules.training.stop import StopSignals, leave_signals_to_parent
 
 BatchT = TypeVar("BatchT")  # what the loader gives; has .to(device)
 Seen = TypeVar("Seen")  # what a step shows in the log besides its losses
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line adds to the config."""
-
-    max_steps: int | None = None  # the step at which training ends, counted from the very first one
-    max_minutes: float | None = None  # of this run
-    num_workers: int | None = None  # processes that load clips; None: as many as are useful
-    precision: str | None = None  # fp32, bf16 or fp16; None: as the config says
 
 
 @dataclass(frozen=True)
@@ -49,42 +41,61 @@ class Plan:
     eval_interval: int  # steps
 
 
+@dataclass
+class Context:
+    """Where and how a run happens."""
+
+    model_dir: Path  # checkpoints and logs go there
+    options: RunOptions
+    ranks: Ranks
+    precision: Precision
+    progress: Progress  # kept up to date
+
+    def begin(self, config_path: Path, copy_name: str, kind: CheckpointKind, notes: Sequence[str]) -> None:
+        """Make the folder ready and tell the user what is going to happen; called by all ranks.
+
+        Args:
+            config_path: copied into the folder as ``copy_name``.
+            kind: of the checkpoints in the folder.
+            notes: printed, a line each.
+        """
+        if self.progress.scaler:
+            self.precision.scaler.load_state_dict(self.progress.scaler)
+        self.ranks.wait()  # every rank has read the folder before the first one writes there
+        if self.ranks.is_first:
+            remove_leftovers(self.model_dir, kind)
+            write_text(self.model_dir / copy_name, config_path.read_text(encoding="utf-8"))
+            for note in notes:
+                print(note, flush=True)
+
+
 class TrainingRun(ABC, Generic[BatchT, Seen]):
     """One run of training. Use as a context manager: it then holds the signal handlers and the log files.
 
     Args:
         plan: when what is due.
-        model_dir: where checkpoints and logs go.
-        modules: what is trained, bare.
-        optimizers: of those.
+        context: where and how.
+        networks: what is trained.
         loss_names: what a step's losses are called, in their order; the last one is their sum where there are several.
-        progress: where the run is; kept up to date.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        model_dir: Path,
-        options: RunOptions,
-        ranks: Ranks,
-        precision: Precision,
-        modules: Sequence[nn.Module],
-        optimizers: Sequence[Optimizer],
-        loss_names: Sequence[str],
-        progress: Progress,
+        self, plan: Plan, context: Context, networks: Sequence[TrainedNetwork], loss_names: Sequence[str]
     ) -> None:
-        self.plan, self.model_dir, self.options, self.ranks = plan, model_dir, options, ranks
-        self.precision, self.modules, self.optimizers, self.progress = precision, modules, optimizers, progress
-        self.saved_step = progress.step
-        self.guard = FiniteGuard(ranks, precision.scaler.is_enabled(), self.lost)
+        self.plan, self.model_dir, self.ranks = plan, context.model_dir, context.ranks
+        self.limits, self.precision, self.progress = context.options, context.precision, context.progress
+        self.modules = [network.module for network in networks]
+        self.optimizers = [network.optimizer for network in networks]
+        self.saved_step = self.progress.step
+        self.guard = FiniteGuard(self.ranks, self.precision.scaler.is_enabled(), self.diverged)
         self.speed, self.line = Speedometer(), LiveLine()
         self.loss_names = loss_names
-        self.sums = torch.zeros(len(loss_names), device=ranks.device)  # of the losses since the last line
+        self.sums = torch.zeros(len(loss_names), device=self.ranks.device)  # of the losses since the last line
         self.summed = 0
         self.enough = False  # an evaluation may set it on all ranks: training then ends after this step
 
     def __enter__(self) -> Any:
-        self.stop = StopSignals(self.options.max_minutes).__enter__()
+        self.stop = StopSignals(self.limits.max_minutes).__enter__()
         self.log = TrainingLog(self.model_dir, self.progress.step) if self.ranks.is_first else None
         return self
 
@@ -117,7 +128,7 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         """Measure on held-out clips, log it, keep the best; called by all ranks."""
 
     @abstractmethod
-    def lost(self, step: int, model_dir: Path, last_good: int | None) -> UserError:
+    def diverged(self, step: int, model_dir: Path, last_good: int | None) -> UserError:
         """The error of a run whose numbers were no longer finite at ``step``, after a checkpoint that is good."""
 
     def loop(self, loader: DataLoader[Any], sampler: ClipSampler) -> int:
@@ -126,7 +137,7 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         batches = len(loader)
         self._find_position(batches)
         last_step = progress.step + (plan.epochs - progress.epoch + 1) * batches - progress.batch
-        last_step = min(last_step, self.options.max_steps or last_step)
+        last_step = min(last_step, self.limits.max_steps or last_step)
         if progress.step >= last_step:
             self.say(f"nothing to do: step {progress.step} of {last_step} is done")
             return EXIT_OK
@@ -207,7 +218,7 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
             return
         self.guard.check(self.model_dir, self.saved_step)
         if not all_finite(self.modules):
-            raise self.lost(self.progress.step, self.model_dir, self.saved_step)
+            raise self.diverged(self.progress.step, self.model_dir, self.saved_step)
         if self.ranks.is_first:
             self.progress.scaler = self.precision.scaler.state_dict()
             self.write_checkpoint()
@@ -232,3 +243,60 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         if self.ranks.is_first:
             self.line.clear()
             print(text, flush=True)
+
+
+# --- what follows from the step or the epoch alone -----------------------------------------------------------
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seed torch's random numbers for one training step of one rank.
+
+    Each rank draws other numbers (slices, dropout), and a resumed run draws what an uninterrupted one would have
+    drawn, with no generator state to save.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([abs(seed), rank, step]).generate_state(1, np.uint64)[0]))
+
+
+def exponential_rate(base: float, decay: float, epoch: int, warmup_epochs: int = 0) -> float:
+    """The learning rate of ``epoch`` (from 1): a linear rise, then ``base * decay**(epoch - 1)``."""
+    if epoch <= warmup_epochs:
+        return base * epoch / warmup_epochs
+    return base * decay ** (epoch - 1)
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give every parameter group the learning rate ``rate``."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+# --- loading -------------------------------------------------------------------------------------------------
+
+
+def make_loader(
+    clips: Dataset[Any],
+    collate: Callable[[list[Any]], Any],
+    batch_size: int,
+    seed: int,
+    workers: int,
+    ranks: Ranks,
+    pinned: bool,
+) -> tuple[DataLoader[Any], ClipSampler]:
+    """Batches of the clips that this rank trains on.
+
+    Args:
+        workers: processes that load; 0 loads in this one.
+        pinned: load into memory from which a GPU can copy while it computes.
+    """
+    sampler = ClipSampler(clips, ranks.rank, ranks.world_size, seed)  # type: ignore[arg-type]
+    loader = DataLoader(
+        clips,
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pinned,
+        worker_init_fn=leave_signals_to_parent,
+    )
+    return loader, sampler

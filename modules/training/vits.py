@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,161 +14,135 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
+import models
 from models import MultiPeriodDiscriminator, SynthesizerTrn
-from modules import checkpoint
 from modules.config import Config, load_config
 from modules.data.dataset import Batch, Clip, ClipDataset, collate, read_file_list
 from modules.data.sampler import ClipSampler
 from modules.errors import UserError
-from modules.files import write_text
 from modules.nn.losses import discriminator_loss, feature_loss, generator_loss, kl_loss
 from modules.nn.segments import slice_segments
 from modules.training import base_model
-from modules.training.checkpoints import (
-    BEST_NAME,
+from modules.training.distributed import Ranks
+from modules.training.evaluation import HeldOutMetrics, Plateau, choose_clips, evaluate, mel_of_audio, mel_of_spec
+from modules.training.guard import diverged
+from modules.training.logging import TrainingLog
+from modules.training.options import TrainOptions
+from modules.training.precision import Precision
+from modules.training.resume import (
+    GENERATOR,
     BestCheckpoint,
-    Player,
     Progress,
-    remove_leftovers,
+    TrainedNetwork,
+    check_speakers,
+    clean,
     restore,
     save_pair,
 )
-from modules.training.distributed import Ranks
-from modules.training.evaluation import Listener, Plateau, choose_clips, evaluate, mel_of_audio, mel_of_spec
-from modules.training.guard import lost
-from modules.training.logging import TrainingLog
-from modules.training.precision import Precision
-from modules.training.run import Plan, RunOptions, TrainingRun
-from modules.training.schedule import exponential_rate
-from modules.training.stop import leave_signals_to_parent
+from modules.training.run import Context, Plan, TrainingRun, exponential_rate, make_loader
 
 MAX_WORKERS = 5  # beyond that, loading is never what a step waits for
 
 
-@dataclass(frozen=True)
-class Options(RunOptions):
-    """What the command line adds to the config."""
+def train(options: TrainOptions, ranks: Ranks) -> int:
+    """Train until the config's epochs, a limit of ``options`` or a signal ends it.
 
-    compile: bool = False
-    base_dir: Path | None = None  # of the base model to start from where the model's folder holds no pair
-    patience: int = 10  # evaluations without any improvement before the run says so
-    stop_early: bool = False  # and ends
-
-
-class Losses(NamedTuple):
-    """The parts of a step, weighted as they are summed; each a scalar tensor."""
-
-    disc: Tensor
-    gen: Tensor
-    fm: Tensor
-    mel: Tensor
-    kl: Tensor
-    lf0: Tensor
-
-    @property
-    def generator_total(self) -> Tensor:
-        """What the generator minimises."""
-        return self.gen + self.fm + self.mel + self.kl + self.lf0
-
-
-class Pictures(NamedTuple):
-    """What a step shows in TensorBoard, of the first clip of the batch."""
-
-    mel: Tensor  # [n_mels, segment]
-    generated_mel: Tensor  # [n_mels, segment]
-    pred_lf0: Tensor  # [T]; these three are zeros without automatic f0 prediction
-    lf0: Tensor  # [T]
-    norm_lf0: Tensor  # [T]
-
-
-def forward_losses(
-    generator: nn.Module, discriminator: nn.Module | None, batch: Batch, config: Config, precision: Precision
-) -> tuple[Losses, Pictures]:
-    """Run both networks on a batch and compare.
-
-    Without a discriminator its three losses are 0.
-
-    The discriminators run once, on real and generated audio in one batch, and both sides take their losses from
-    that run: real features are computed once, and they are compared with generated features of the same weights.
-    """
-    segment, hop = config.segment_frames, config.data.hop_length
-    with precision.autocast():
-        out = generator(
-            batch.units, batch.f0, batch.uv, batch.spec, batch.speaker, batch.lengths, batch.lengths, batch.volume
-        )
-    generated = out.audio.float()
-    real = slice_segments(batch.audio, out.ids_slice * hop, segment * hop)
-    real_mel = mel_of_spec(slice_segments(batch.spec, out.ids_slice, segment), config.data)
-    generated_mel = mel_of_audio(generated[:, 0], config.data)
-
-    disc = gen = fm = torch.zeros((), device=generated.device)
-    if discriminator is not None:
-        with precision.autocast():
-            judged_real, judged_generated = discriminator(real, generated)
-        disc = discriminator_loss(judged_real.scores, judged_generated.scores)[0]
-        gen = generator_loss(judged_generated.scores)[0]
-        fm = feature_loss(judged_real.features, judged_generated.features)
-    losses = Losses(
-        disc=disc,
-        gen=gen,
-        fm=fm,
-        mel=config.train.c_mel * F.l1_loss(real_mel, generated_mel),
-        kl=config.train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.spec_mask),
-        lf0=F.mse_loss(out.pred_lf0.float(), out.lf0.float()),  # 0 without automatic f0 prediction
-    )
-    curves = (x[0, 0].detach() for x in (out.pred_lf0, out.lf0, out.norm_lf0))
-    return losses, Pictures(real_mel[0], generated_mel[0].detach(), *curves)
-
-
-@dataclass
-class Networks:
-    """Both players, bare and as they are trained (under DDP with several ranks), with their optimizers."""
-
-    generator: SynthesizerTrn
-    discriminator: MultiPeriodDiscriminator
-    trained_generator: nn.Module
-    trained_discriminator: nn.Module
-    optimizer_g: AdamW
-    optimizer_d: AdamW
-
-    @property
-    def players(self) -> tuple[Player, Player]:
-        """Generator and discriminator as checkpoints know them."""
-        return Player("G", self.generator, self.optimizer_g), Player("D", self.discriminator, self.optimizer_d)
-
-
-def build_networks(
-    config: Config, ranks: Ranks, model_dir: Path, base_dir: Path | None = None
-) -> tuple[Networks, Progress, list[str]]:
-    """Make the networks, fill them from the newest checkpoint or a base model, and wrap them for training.
-
-    Args:
-        base_dir: where the base model lies that serves where ``model_dir`` holds no pair; None is none.
+    Leaves G_<step>.pth and D_<step>.pth, G_best.pth, config.json, metrics.jsonl and TensorBoard events in the
+    model's folder, and goes on from the newest pair there.
 
     Returns:
-        The networks, where the run goes on, and notes for the user.
+        The exit code: 0, or 128 and the signal's number.
+
+    Raises:
+        UserError: anything the user can mend, before or in training.
     """
-    torch.manual_seed(config.train.seed)  # the same random weights on every rank
-    generator = SynthesizerTrn(config.spec_channels, config.segment_frames, **config.model.model_dump())
-    discriminator = MultiPeriodDiscriminator(config.model.use_spectral_norm, width=config.model.discriminator_width)
-    generator.to(ranks.device)
-    discriminator.to(ranks.device)
-    optimizers = [
-        AdamW(
-            module.parameters(),
-            config.train.learning_rate,
-            betas=config.train.betas,
-            eps=config.train.eps,
-            fused=True,  # one kernel for all parameters, on CUDA, MPS and CPU
-        )
-        for module in (generator, discriminator)
-    ]
-    bare = Networks(generator, discriminator, generator, discriminator, *optimizers)
-    progress, notes = restore(model_dir, bare.players)
-    if checkpoint.latest_pair(model_dir) is None:
-        notes.append(base_model.start(base_dir, config, generator, discriminator))
-    wrapped = Networks(generator, discriminator, ranks.wrap(generator), ranks.wrap(discriminator), *optimizers)
-    return wrapped, progress, notes
+    config, model_dir = load_config(options.config), options.model_dir
+    loader, sampler, validation = load_clips(config, ranks, options)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    networks, progress, notes = build_networks(config, ranks, model_dir, options.base_dir)
+    configured = config.train.half_type if config.train.fp16_run else "fp32"
+    precision = Precision(options.precision or configured, ranks.device)
+    begun_with = model_dir / "config.json"
+    if progress.step and begun_with.is_file():
+        check_speakers(load_config(begun_with).spk, config.spk, begun_with, "begin a new model with -m")
+    if options.compile:
+        networks.generator.dec.compile()  # it always sees segments of one length, so it compiles once
+    context = Context(model_dir, options, ranks, precision, progress)
+    context.begin(options.config, "config.json", GENERATOR, notes)
+    held_out = [validation[index] for index in choose_clips(len(validation))]
+    with Run(config, context, networks, held_out, options) as run:
+        return run.loop(loader, sampler)
+
+
+class Run(TrainingRun[Batch, "tuple[Pictures, dict[str, Tensor]]"]):
+    """One run of training: what the loop does every step and every so many steps."""
+
+    def __init__(
+        self, config: Config, context: Context, networks: Networks, held_out: Sequence[Clip], options: TrainOptions
+    ) -> None:
+        train = config.train
+        plan = Plan(train.epochs, train.batch_size, train.seed, train.log_interval, train.eval_interval)
+        super().__init__(plan, context, networks.pair, (*Losses._fields, "total"))
+        self.config, self.networks, self.held_out, self.options = config, networks, held_out, options
+        self.best = BestCheckpoint(self.model_dir, self.progress.step)
+        self.metrics = HeldOutMetrics.load(config.data)
+        self.plateau = Plateau(options.patience, self.best.lowest)
+
+    def learning_rate(self) -> float:
+        train = self.config.train
+        return exponential_rate(train.learning_rate, train.lr_decay, self.progress.epoch, train.warmup_epochs)
+
+    def train_step(self, batch: Batch, measure: bool) -> tuple[Tensor, tuple[Pictures, dict[str, Tensor]]]:
+        adversarial = self.progress.step > self.config.train.adversarial_after
+        losses, pictures, norms = train_step(self.networks, batch, self.config, self.precision, measure, adversarial)
+        return torch.stack([*losses, losses.generator_total]), (pictures, norms)
+
+    def report(
+        self, log: TrainingLog, losses: dict[str, float], rate: float, seen: tuple[Pictures, dict[str, Tensor]]
+    ) -> dict[str, float]:
+        pictures, norms = seen
+        step = self.progress.step
+        values = {"loss/d/total": losses["disc"]}
+        values |= {f"loss/g/{name}": value for name, value in losses.items() if name != "disc"}
+        values |= {name: float(norm) for name, norm in norms.items()} | self.common_scalars(rate)
+        log.scalars(step, self.progress.epoch, values)
+        log.picture(step, "slice/mel_org", pictures.mel.cpu().numpy())
+        log.picture(step, "slice/mel_gen", pictures.generated_mel.float().cpu().numpy())
+        if self.config.model.use_automatic_f0_prediction:
+            lines = {name: getattr(pictures, name).float().cpu().numpy() for name in ("lf0", "pred_lf0", "norm_lf0")}
+            log.curves(step, "all/lf0", lines)
+        return {"d": losses["disc"], **{name: losses[name] for name in ("gen", "fm", "mel", "kl", "lf0")}}
+
+    def write_checkpoint(self) -> None:
+        save_pair(self.model_dir, self.networks.pair, self.progress, self.config.train.learning_rate)
+        clean(self.model_dir, self.config.train.keep_ckpts)
+
+    def diverged(self, step: int, model_dir: Path, last_good: int | None) -> UserError:
+        return diverged(step, model_dir, last_good)
+
+    def evaluate(self) -> None:
+        """Measure on held-out clips, log what they sound like, and keep the best generator."""
+        found = evaluate(self.networks.generator, self.held_out, self.config, self.ranks, self.metrics)
+        stuck = self.plateau.see(found.figures)  # on all ranks: they have to end together
+        self.enough = stuck and self.options.stop_early
+        if self.log is None:
+            return
+        step, sample_rate = self.progress.step, self.config.data.sampling_rate
+        self.log.scalars(step, self.progress.epoch, found.figures)
+        for number, sample in enumerate(found.samples):
+            self.log.audio(step, f"gen/audio_{number}", sample.generated.numpy(), sample_rate)
+            self.log.audio(step, f"gt/audio_{number}", sample.audio.numpy(), sample_rate)
+            self.log.picture(step, f"gen/mel_{number}", sample.generated_mel.numpy())
+            self.log.picture(step, f"gt/mel_{number}", sample.mel.numpy())
+        is_best = step > 0 and self.best.keep(self._best_content(), self.progress, found.distance)
+        self.say(f"step {step}: {describe_figures(found.figures)}{', the best so far' if is_best else ''}")
+        if stuck:
+            self.say(describe_plateau(self.plateau.waiting, self.enough))
+
+    def _best_content(self) -> dict[str, Any]:
+        rate = self.config.train.learning_rate
+        state = self.networks.generator.state_dict()
+        return {"model": state, "iteration": self.progress.epoch, "optimizer": None, "learning_rate": rate}
 
 
 def train_step(
@@ -208,177 +182,141 @@ def train_step(
     return losses, pictures, norms
 
 
-def make_loader(
-    config: Config, ranks: Ranks, options: Options
+def forward_losses(
+    generator: nn.Module, discriminator: nn.Module | None, batch: Batch, config: Config, precision: Precision
+) -> tuple[Losses, Pictures]:
+    """Run both networks on a batch and compare.
+
+    Without a discriminator its three losses are 0.
+
+    The discriminators run once, on real and generated audio in one batch, and both sides take their losses from
+    that run: real features are computed once, and they are compared with generated features of the same weights.
+    """
+    segment, hop = config.segment_frames, config.data.hop_length
+    with precision.autocast():
+        out = generator(
+            batch.units, batch.f0, batch.uv, batch.spec, batch.speaker, batch.lengths, batch.lengths, batch.volume
+        )
+    generated = out.audio.float()
+    real = slice_segments(batch.audio, out.ids_slice * hop, segment * hop)
+    real_mel = mel_of_spec(slice_segments(batch.spec, out.ids_slice, segment), config.data)
+    generated_mel = mel_of_audio(generated[:, 0], config.data)
+
+    disc = gen = fm = torch.zeros((), device=generated.device)
+    if discriminator is not None:
+        with precision.autocast():
+            of_real, of_generated = discriminator(real, generated)
+        disc = discriminator_loss(of_real.scores, of_generated.scores)
+        gen = generator_loss(of_generated.scores)
+        fm = feature_loss(of_real.features, of_generated.features)
+    losses = Losses(
+        disc=disc,
+        gen=gen,
+        fm=fm,
+        mel=config.train.c_mel * F.l1_loss(real_mel, generated_mel),
+        kl=config.train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.spec_mask),
+        lf0=F.mse_loss(out.pred_lf0.float(), out.lf0.float()),  # 0 without automatic f0 prediction
+    )
+    curves = (x[0, 0].detach() for x in (out.pred_lf0, out.lf0, out.norm_lf0))
+    return losses, Pictures(real_mel[0], generated_mel[0].detach(), *curves)
+
+
+class Losses(NamedTuple):
+    """The parts of a step, weighted as they are summed; each a scalar tensor."""
+
+    disc: Tensor
+    gen: Tensor
+    fm: Tensor
+    mel: Tensor
+    kl: Tensor
+    lf0: Tensor
+
+    @property
+    def generator_total(self) -> Tensor:
+        """What the generator minimises."""
+        return self.gen + self.fm + self.mel + self.kl + self.lf0
+
+
+class Pictures(NamedTuple):
+    """What a step shows in TensorBoard, of the first clip of the batch."""
+
+    mel: Tensor  # [n_mels, segment]
+    generated_mel: Tensor  # [n_mels, segment]
+    pred_lf0: Tensor  # [T]; these three are zeros without automatic f0 prediction
+    lf0: Tensor  # [T]
+    norm_lf0: Tensor  # [T]
+
+
+@dataclass
+class Networks:
+    """Both networks, bare and as they are trained (under DDP with several ranks), with their optimizers."""
+
+    generator: SynthesizerTrn
+    discriminator: MultiPeriodDiscriminator
+    trained_generator: nn.Module
+    trained_discriminator: nn.Module
+    optimizer_g: AdamW
+    optimizer_d: AdamW
+
+    @property
+    def pair(self) -> tuple[TrainedNetwork, TrainedNetwork]:
+        """Generator and discriminator as checkpoints know them."""
+        return (
+            TrainedNetwork("G", self.generator, self.optimizer_g),
+            TrainedNetwork("D", self.discriminator, self.optimizer_d),
+        )
+
+
+def build_networks(
+    config: Config, ranks: Ranks, model_dir: Path, base_dir: Path | None = None
+) -> tuple[Networks, Progress, list[str]]:
+    """Make the networks, fill them from the newest checkpoint or a base model, and wrap them for training.
+
+    Args:
+        base_dir: where the base model lies that serves where ``model_dir`` holds no pair; None is none.
+
+    Returns:
+        The networks, where the run goes on, and notes for the user.
+    """
+    torch.manual_seed(config.train.seed)  # the same random weights on every rank
+    generator = models.build(config)
+    discriminator = MultiPeriodDiscriminator(config.model.use_spectral_norm, width=config.model.discriminator_width)
+    generator.to(ranks.device)
+    discriminator.to(ranks.device)
+    optimizers = [
+        AdamW(
+            module.parameters(),
+            config.train.learning_rate,
+            betas=config.train.betas,
+            eps=config.train.eps,
+            fused=True,  # one kernel for all parameters, on CUDA, MPS and CPU
+        )
+        for module in (generator, discriminator)
+    ]
+    bare = Networks(generator, discriminator, generator, discriminator, *optimizers)
+    progress, notes = restore(model_dir, bare.pair)
+    if not notes:
+        notes = [base_model.start(base_dir, config, generator, discriminator)]
+    wrapped = Networks(generator, discriminator, ranks.wrap(generator), ranks.wrap(discriminator), *optimizers)
+    return wrapped, progress, notes
+
+
+def load_clips(
+    config: Config, ranks: Ranks, options: TrainOptions
 ) -> tuple[DataLoader[Clip], ClipSampler, ClipDataset]:
     """The training clips of this rank, and all validation clips."""
     training = ClipDataset(
         read_file_list(config.data.training_files), config, training=True, in_memory=config.train.all_in_mem
     )
     validation = ClipDataset(read_file_list(config.data.validation_files), config, training=False)
-    sampler = ClipSampler(training, ranks.rank, ranks.world_size, config.train.seed)
     workers = options.num_workers
     if workers is None:
         # On the CPU, training itself needs the cores; in memory, there is nothing to wait for.
         spare = 0 if config.train.all_in_mem or ranks.device.type == "cpu" else (os.cpu_count() or 1)
         workers = min(MAX_WORKERS, spare // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    loader = DataLoader(
-        training,
-        batch_size=config.train.batch_size,
-        sampler=sampler,
-        collate_fn=collate,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=ranks.device.type == "cuda",
-        worker_init_fn=leave_signals_to_parent,
-    )
+    pinned = ranks.device.type == "cuda"
+    loader, sampler = make_loader(training, collate, config.train.batch_size, config.train.seed, workers, ranks, pinned)
     return loader, sampler, validation
-
-
-def config_precision(config: Config) -> str:
-    """fp32, bf16 or fp16."""
-    return config.train.half_type if config.train.fp16_run else "fp32"
-
-
-def refuse_swapped_speakers(config: Config, model_dir: Path) -> None:
-    """Refuse to go on where a name has another id than the run began with: voices would change places.
-
-    Raises:
-        UserError: names the speaker.
-    """
-    path = model_dir / "config.json"
-    if not path.is_file():
-        return
-    before = load_config(path).spk
-    for name, speaker_id in config.spk.items():
-        if before.get(name, speaker_id) != speaker_id:
-            raise UserError(
-                f"speaker {name!r} had the id {before[name]} so far and has {speaker_id} in the new config",
-                path,
-                "train with the config this run began with, or begin a new model with -m",
-            )
-
-
-def train(config_path: Path, model_dir: Path, options: Options, ranks: Ranks) -> int:
-    """Train until the config's epochs, a limit of ``options`` or a signal ends it.
-
-    Leaves G_<step>.pth and D_<step>.pth, G_best.pth, config.json, metrics.jsonl and TensorBoard events in
-    ``model_dir``, and goes on from the newest pair there.
-
-    Returns:
-        The exit code: 0, or 128 and the signal's number.
-
-    Raises:
-        UserError: anything the user can mend, before or in training.
-    """
-    config = load_config(config_path)
-    loader, sampler, validation = make_loader(config, ranks, options)
-    model_dir.mkdir(parents=True, exist_ok=True)
-    networks, progress, notes = build_networks(config, ranks, model_dir, options.base_dir)
-    precision = Precision(options.precision or config_precision(config), ranks.device)
-    if progress.step:
-        refuse_swapped_speakers(config, model_dir)
-    if progress.scaler:
-        precision.scaler.load_state_dict(progress.scaler)
-    if options.compile:
-        networks.generator.dec.compile()  # it always sees segments of one length, so it compiles once
-    ranks.wait()  # every rank has read the folder before the first one writes there
-    if ranks.is_first:
-        remove_leftovers(model_dir)
-        write_text(model_dir / "config.json", config_path.read_text(encoding="utf-8"))
-        for note in notes:
-            print(note, flush=True)
-    held_out = [validation[index] for index in choose_clips(len(validation))]
-    with Run(config, model_dir, options, ranks, precision, networks, progress, held_out) as run:
-        return run.loop(loader, sampler)
-
-
-class Run(TrainingRun[Batch, tuple[Pictures, dict[str, Tensor]]]):
-    """One run of training: what the loop does every step and every so many steps."""
-
-    def __init__(
-        self,
-        config: Config,
-        model_dir: Path,
-        options: Options,
-        ranks: Ranks,
-        precision: Precision,
-        networks: Networks,
-        progress: Progress,
-        held_out: Sequence[Clip],
-    ) -> None:
-        train = config.train
-        super().__init__(
-            Plan(train.epochs, train.batch_size, train.seed, train.log_interval, train.eval_interval),
-            model_dir,
-            options,
-            ranks,
-            precision,
-            (networks.generator, networks.discriminator),
-            (networks.optimizer_g, networks.optimizer_d),
-            (*Losses._fields, "total"),
-            progress,
-        )
-        self.config, self.networks, self.held_out = config, networks, held_out
-        self.best = BestCheckpoint(model_dir, progress.step)
-        self.listener = Listener.load(config.data)
-        self.plateau = Plateau(options.patience, self.best.distance)
-        self.options: Options = options
-
-    def learning_rate(self) -> float:
-        train = self.config.train
-        return exponential_rate(train.learning_rate, train.lr_decay, self.progress.epoch, train.warmup_epochs)
-
-    def train_step(self, batch: Batch, measure: bool) -> tuple[Tensor, tuple[Pictures, dict[str, Tensor]]]:
-        adversarial = self.progress.step > self.config.train.adversarial_after
-        losses, pictures, norms = train_step(
-            self.networks, batch, self.config, self.precision, measure, adversarial
-        )
-        return torch.stack([*losses, losses.generator_total]), (pictures, norms)
-
-    def report(
-        self, log: TrainingLog, losses: dict[str, float], rate: float, seen: tuple[Pictures, dict[str, Tensor]]
-    ) -> dict[str, float]:
-        pictures, norms = seen
-        step = self.progress.step
-        values = {"loss/d/total": losses["disc"]}
-        values |= {f"loss/g/{name}": value for name, value in losses.items() if name != "disc"}
-        values |= {name: float(norm) for name, norm in norms.items()} | self.common_scalars(rate)
-        log.scalars(step, self.progress.epoch, values)
-        log.picture(step, "slice/mel_org", pictures.mel.cpu().numpy())
-        log.picture(step, "slice/mel_gen", pictures.generated_mel.float().cpu().numpy())
-        if self.config.model.use_automatic_f0_prediction:
-            lines = {name: getattr(pictures, name).float().cpu().numpy() for name in ("lf0", "pred_lf0", "norm_lf0")}
-            log.curves(step, "all/lf0", lines)
-        return {"d": losses["disc"], **{name: losses[name] for name in ("gen", "fm", "mel", "kl", "lf0")}}
-
-    def write_checkpoint(self) -> None:
-        save_pair(self.model_dir, self.networks.players, self.progress, self.config.train.learning_rate)
-        checkpoint.clean(self.model_dir, self.config.train.keep_ckpts)
-
-    def lost(self, step: int, model_dir: Path, last_good: int | None) -> UserError:
-        return lost(step, model_dir, last_good)
-
-    def evaluate(self) -> None:
-        """Measure on held-out clips, show what they sound like, and keep the best generator."""
-        found = evaluate(self.networks.generator, self.held_out, self.config, self.ranks, self.listener)
-        stuck = self.plateau.see(found.figures)  # on all ranks: they have to end together
-        self.enough = stuck and self.options.stop_early
-        if self.log is None:
-            return
-        step, sample_rate = self.progress.step, self.config.data.sampling_rate
-        self.log.scalars(step, self.progress.epoch, found.figures)
-        for number, sample in enumerate(found.samples):
-            self.log.audio(step, f"gen/audio_{number}", sample.generated.numpy(), sample_rate)
-            self.log.audio(step, f"gt/audio_{number}", sample.audio.numpy(), sample_rate)
-            self.log.picture(step, f"gen/mel_{number}", sample.generated_mel.numpy())
-            self.log.picture(step, f"gt/mel_{number}", sample.mel.numpy())
-        is_best = step > 0 and self.best.offer(
-            self.networks.generator, self.progress, found.distance, self.config.train.learning_rate
-        )
-        self.say(f"step {step}: {describe_figures(found.figures)}{', the best so far' if is_best else ''}")
-        if stuck:
-            self.say(describe_plateau(self.plateau.waiting, self.enough))
 
 
 def describe_figures(figures: Mapping[str, float]) -> str:
@@ -394,4 +332,4 @@ def describe_figures(figures: Mapping[str, float]) -> str:
 def describe_plateau(evaluations: int, ends: bool) -> str:
     """What to tell the user where training no longer helps."""
     end = "training ends here (--stop_early)" if ends else "end with Ctrl-C if it sounds as good, or give --stop_early"
-    return f"nothing has improved for {evaluations} evaluations: {BEST_NAME} is the one to use; {end}"
+    return f"nothing has improved for {evaluations} evaluations: {GENERATOR.best_name} is the one to use; {end}"

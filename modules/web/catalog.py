@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.config import Config, load_config, load_diffusion_config, parse_config
 from modules.errors import UserError
-from modules.web.studio import Studio
+from modules.web.folders import Folders
 from pretrain import BASE_DIR, BASE_GENERATOR
 
 MODEL_SUFFIXES = (".pth", ".safetensors")
@@ -20,7 +21,7 @@ BASE_NAME = "base"  # as inference_main.py -m base
 
 
 @dataclass(frozen=True)
-class Diffusion:
+class DiffusionEntry:
     """A diffusion model and its config."""
 
     name: str
@@ -29,7 +30,7 @@ class Diffusion:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class UnitIndex:
     """K-means centres, or a retrieval index."""
 
     name: str
@@ -38,7 +39,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelEntry:
     """A model that can be loaded.
 
     Attributes:
@@ -51,67 +52,117 @@ class Choice:
     model: Path | None
     config: Path | None = None
     onnx: Path | None = None
-    diffusions: tuple[Diffusion, ...] = ()
-    clusters: tuple[Cluster, ...] = ()
+    diffusions: tuple[DiffusionEntry, ...] = ()
+    clusters: tuple[UnitIndex, ...] = ()
 
 
 @dataclass(frozen=True)
 class Catalog:
     """Everything that can be chosen now, and what cannot with the reason."""
 
-    choices: dict[str, Choice]
+    entries: dict[str, ModelEntry]
     problems: tuple[str, ...] = ()
 
-    def find(self, name: str | None) -> Choice:
-        """The choice of a name. Raises UserError: there is none."""
-        if not name or name not in self.choices:
+    def find(self, name: str | None) -> ModelEntry:
+        """The model of a name. Raises UserError: there is none."""
+        if not name or name not in self.entries:
             raise UserError(
                 "no model is chosen" if not name else f"there is no model {name!r}",
                 "trained/",
                 "put a folder with one model and one config into trained/, or upload them, and choose it",
             )
-        return self.choices[name]
+        return self.entries[name]
 
 
-def list_models(studio: Studio, uploaded: Iterable[Choice] = ()) -> Catalog:
+def list_models(folders: Folders, uploaded: Iterable[ModelEntry] = ()) -> Catalog:
     """Look through trained/, logs/ and checkpoints/; uploaded ones come first, the one of the project last."""
-    choices, problems = {choice.name: choice for choice in uploaded}, []
-    for found in (*_in_trained(studio.folder("trained")), *_in_logs(studio.folder("logs"))):
+    entries, problems = {entry.name: entry for entry in uploaded}, []
+    for found in (*_in_trained(folders.of_user("trained")), *_in_logs(folders.of_user("logs"))):
         if isinstance(found, str):
             problems.append(found)
         else:
-            choices[found.name] = found
-    for folder in _folders(studio.folder("checkpoints")):
+            entries[found.name] = found
+    for folder in _folders(folders.of_user("checkpoints")):
         if (folder / PARTS_FILE).is_file():
             name = f"checkpoints/{folder.name} (ONNX)"
-            choices[name] = Choice(name, None, onnx=folder)
+            entries[name] = ModelEntry(name, None, onnx=folder)
     if (BASE_DIR / BASE_GENERATOR).is_file():
-        choices[BASE_NAME] = Choice(BASE_NAME, BASE_DIR / BASE_GENERATOR)
-    return Catalog(choices, tuple(problems))
+        entries[BASE_NAME] = ModelEntry(BASE_NAME, BASE_DIR / BASE_GENERATOR)
+    return Catalog(entries, tuple(problems))
 
 
-def choice_of_files(name: str, files: Iterable[Path]) -> Choice:
+def entry_of_files(name: str, files: Iterable[Path]) -> ModelEntry:
     """A model out of uploaded files: one model, its config, perhaps diffusion and clusters.
 
     Raises:
         UserError: no model, no config, or too many of them.
     """
-    return _choice(name, sorted(files), name)
+    return _entry(name, sorted(files), name)
 
 
-def _in_trained(root: Path) -> Iterator[Choice | str]:
+def keep_together(paths: list[Path], folder: Path) -> list[Path]:
+    """Uploads lie in a folder each; files that refer to each other are put side by side into one of the session's.
+
+    Raises:
+        UserError: two of the files have the same name.
+    """
+    target = folder / f"model-{len(list(folder.glob('model-*')))}"
+    target.mkdir()
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        raise UserError(f"two of the files have the same name: {', '.join(names)}", "", "rename one of them")
+    for path in paths:
+        (target / path.name).hardlink_to(path)
+    return [target / name for name in names]
+
+
+def config_of(entry: ModelEntry) -> Config | None:
+    """The config of a model; None where it has none. Raises UserError where it cannot be read."""
+    if entry.config is not None:
+        return load_config(entry.config)
+    if entry.model is not None:
+        from modules.checkpoint import safetensors_metadata
+
+        text = safetensors_metadata(entry.model).get("config")
+        return parse_config(text, entry.model) if text is not None else None
+    return None
+
+
+def speakers_of(entry: ModelEntry) -> dict[str, int]:
+    """Name -> id of the speakers of a model that need not be loaded. Raises UserError."""
+    if entry.onnx is not None:
+        from modules.onnx.manifest import Manifest
+
+        return dict(Manifest.load(entry.onnx).speakers)
+    config = config_of(entry)
+    if config is not None:
+        return dict(config.spk)
+    return dict(load_diffusion_config(entry.diffusions[0].config).spk) if entry.diffusions else {}
+
+
+def embedding_rows(entry: ModelEntry) -> int:
+    """Rows of the speaker embedding of a model that need not be loaded. Raises UserError."""
+    if entry.onnx is not None:
+        from modules.onnx.manifest import Manifest
+
+        return Manifest.load(entry.onnx).n_speakers
+    config = config_of(entry)
+    return config.model.n_speakers if config is not None else max(speakers_of(entry).values(), default=0) + 1
+
+
+def _in_trained(root: Path) -> Iterator[ModelEntry | str]:
     for folder in _folders(root):
         name = f"trained/{folder.name}"
         try:
-            yield _choice(name, _files(folder, root), folder)
+            yield _entry(name, _files(folder, root), folder)
         except UserError as error:
             yield f"{name}: {error.what}"
     for path in _files(root, root):
         if path.suffix == ".safetensors" and _carries_config(path):
-            yield Choice(f"trained/{path.name}", path)
+            yield ModelEntry(f"trained/{path.name}", path)
 
 
-def _in_logs(root: Path) -> Iterator[Choice]:
+def _in_logs(root: Path) -> Iterator[ModelEntry]:
     for folder in _folders(root):
         config = folder / "config.json"
         if not config.is_file():
@@ -122,7 +173,7 @@ def _in_logs(root: Path) -> Iterator[Choice]:
         diffusions = _diffusions(folder / "diffusion", root)
         clusters = _clusters(files, models, folder)
         for model in sorted(models, key=_newest_first):
-            yield Choice(f"logs/{folder.name}/{model.name}", model, config, None, diffusions, clusters)
+            yield ModelEntry(f"logs/{folder.name}/{model.name}", model, config, None, diffusions, clusters)
 
 
 def _newest_first(path: Path) -> tuple[int, int]:
@@ -130,7 +181,7 @@ def _newest_first(path: Path) -> tuple[int, int]:
     return (0, 0) if step == "best" else (1, -int(step)) if step.isdigit() else (2, 0)
 
 
-def _choice(name: str, files: list[Path], where: object) -> Choice:
+def _entry(name: str, files: list[Path], where: object) -> ModelEntry:
     """Tell the files of one folder apart."""
     configs = [path for path in files if path.suffix == ".json" and path.name not in NOT_CONFIGS]
     models = [path for path in files if path.suffix == ".pth"]
@@ -151,31 +202,31 @@ def _choice(name: str, files: list[Path], where: object) -> Choice:
     diffusions = _pair_diffusions(files)
     taken = [*models, *(diffusion.model for diffusion in diffusions)]
     clusters = _clusters(files, taken, folder)
-    return Choice(name, models[0], configs[0] if configs else None, None, diffusions, clusters)
+    return ModelEntry(name, models[0], configs[0] if configs else None, None, diffusions, clusters)
 
 
-def _pair_diffusions(files: list[Path]) -> tuple[Diffusion, ...]:
+def _pair_diffusions(files: list[Path]) -> tuple[DiffusionEntry, ...]:
     configs = [path for path in files if path.suffix in (".yaml", ".yml")]
     if len(configs) != 1:
         return ()
     models = [path for path in files if path.suffix in DIFFUSION_SUFFIXES and "model" in path.stem]
-    return tuple(Diffusion(path.name, path, configs[0]) for path in models)
+    return tuple(DiffusionEntry(path.name, path, configs[0]) for path in models)
 
 
-def _diffusions(folder: Path, root: Path) -> tuple[Diffusion, ...]:
+def _diffusions(folder: Path, root: Path) -> tuple[DiffusionEntry, ...]:
     files = _files(folder, root) if folder.is_dir() else []
     return tuple(reversed(_pair_diffusions(files)))
 
 
-def _clusters(files: list[Path], taken: list[Path], folder: Path) -> tuple[Cluster, ...]:
+def _clusters(files: list[Path], taken: list[Path], folder: Path) -> tuple[UnitIndex, ...]:
     found = [
-        Cluster(path.name, path, path.suffix == ".pkl")
+        UnitIndex(path.name, path, path.suffix == ".pkl")
         for path in files
         if path.suffix in CLUSTER_SUFFIXES and path not in taken and (path.suffix == ".pkl" or "kmeans" in path.stem)
     ]
     indexes = [index for index in _folders(folder) if (index / INDEX_FILE).is_file()]
     names = {cluster.path.stem for cluster in found}
-    return (*found, *(Cluster(index.name, index, True) for index in indexes if index.name not in names))
+    return (*found, *(UnitIndex(index.name, index, True) for index in indexes if index.name not in names))
 
 
 def _folders(root: Path) -> list[Path]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import html
 import inspect
-import os
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -15,11 +14,19 @@ import gradio as gr
 
 from modules.cli import describe_os_error
 from modules.errors import UserError
-from modules.web.studio import Session, Studio
-from modules.web.texts import Common, Language, Text
+from modules.web.language import texts
+from modules.web.state import ServerState, Session
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Values = dict[Any, Any]  # component -> what it holds; a handler whose inputs are a set gets it
+Updates = dict[Any, Any]  # component -> its new value or gr.update(); what a handler returns
+QUIET: dict[str, Any] = {"show_progress": "hidden"}  # of an event
+
+
+def paragraph(markup: str, look: str = "mild") -> str:
+    """HTML: a small line; ``look`` is a class of page.css: mild, good, warn or bad."""
+    return f'<p class="{look}">{markup}</p>'
 
 
 @dataclass(frozen=True)
@@ -27,24 +34,52 @@ class Page:
     """The page in one language.
 
     Attributes:
-        studio: what all pages share.
+        state: what all pages share.
         language: of every text on it.
         blocks: the page itself, for what is to happen when it is loaded.
         tab: the tab that is being built, for what is to happen when it is opened.
     """
 
-    studio: Studio
-    language: Language
+    state: ServerState
+    language: str
     blocks: gr.Blocks
     tab: gr.Tab | None = None
 
-    def say(self, text: Text, **values: object) -> str:
-        """A text in the language of the page."""
-        return text.say(self.language, **values)
+    def say(self, key: str, **values: object) -> str:
+        """A text in the language of the page; without values its braces stay."""
+        text = texts(self.language)[key]
+        return text.format(**values) if values else text
+
+    def note(self, key: str, look: str = "mild", **values: object) -> str:
+        """HTML: a text as a small line, escaped."""
+        return paragraph(html.escape(self.say(key, **values)), look)
+
+    def field(self, kind: Callable[..., T], key: str, like: str = "", /, **details: Any) -> T:
+        """A component whose label, line of help and element id come from one key.
+
+        "convert.model" gives the id convert-model, the text convert.model and the help convert.model.help, where the
+        language has them.
+
+        Args:
+            kind: class of the component.
+            like: a key whose texts are taken where there are none of ``key``: several components share them.
+            details: arguments of the component; they come before the texts.
+        """
+        known = texts(self.language)
+        label, help_line = (known.get(f"{key}{part}") or known.get(f"{like}{part}") for part in ("", ".help"))
+        if label is not None:
+            details.setdefault("value" if kind is gr.Button else "label", label)
+        if help_line is not None:
+            details.setdefault("info", help_line)
+        return kind(elem_id=key.replace(".", "-"), **details)
+
+    def choices(self, key: str, values: Iterable[str]) -> list[tuple[str, str]]:
+        """(text, value) pairs for a list to choose from."""
+        return [(self.say(f"{key}.{value}"), value) for value in values]
 
     def session(self, request: gr.Request) -> Session:
         """The session of the page that sent a request."""
-        return self.studio.session(request)
+        return self.state.session(request)
 
     def guarded(self, handler: Callable[P, T]) -> Callable[P, T]:
         """The same handler, whose errors appear on the page as a message that stays until it is closed.
@@ -73,27 +108,21 @@ class Page:
 
     def warn(self, message: str) -> None:
         """A message that does not stop the work. Call it inside a handler."""
-        gr.Warning(html.escape(message), title=self.say(Common.WARNING))
+        gr.Warning(html.escape(message), title=self.say("page.warning"))
 
     def describe(self, error: Exception) -> str:
         """What went wrong, as safe HTML: what, where, what to do."""
         if isinstance(error, OSError):
             error = describe_os_error(error)
         if not isinstance(error, UserError):
-            return html.escape(self.say(Common.UNEXPECTED))
+            return html.escape(self.say("page.unexpected"))
         parts = [html.escape(error.what)]
         if error.where:
-            parts.append(f"<small>{self.say(Common.WHERE)}: {html.escape(self._shorten(error.where))}</small>")
+            where = html.escape(self.state.folders.shorten(error.where))
+            parts.append(f"<small>{self.say('page.where')}: {where}</small>")
         if error.fix:
-            parts.append(f"<b>{self.say(Common.TO_DO)}:</b> {html.escape(error.fix)}")
+            parts.append(f"<b>{self.say('page.to-do')}:</b> {html.escape(error.fix)}")
         return "<br>".join(parts)
-
-    def _shorten(self, where: str) -> str:
-        """Of the server's own files only the name; what lies in the user's folder is named from there."""
-        scratch, home = f"{self.studio.scratch}{os.sep}", f"{self.studio.home}{os.sep}"
-        if where.startswith(scratch):
-            return where.rpartition(os.sep)[2]
-        return where.replace(home, "")
 
     def _show(self, error: Exception, args: tuple[Any, ...]) -> NoReturn:
         if isinstance(error, gr.Error):
@@ -106,5 +135,5 @@ class Page:
             message += f"<pre>{html.escape(lines)}</pre>"
         unexpected = not isinstance(error, (UserError, OSError))
         raise gr.Error(
-            message, duration=None, title=self.say(Common.ERROR), print_exception=debug or unexpected
+            message, duration=None, title=self.say("page.error"), print_exception=debug or unexpected
         ) from error

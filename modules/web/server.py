@@ -27,21 +27,21 @@ class Settings:
     """What the command line says.
 
     Attributes:
-        home: the folder with trained/, logs/, raw/ and results/.
-        code: the folder of the scripts.
+        work_dir: the folder with trained/, logs/, raw/ and results/.
+        code_dir: the folder of the scripts.
         max_upload: MB of one file.
     """
 
     host: str
     port: int
     password: str | None
-    home: Path
-    code: Path
+    work_dir: Path
+    code_dir: Path
     max_upload: float
     open_browser: bool = False
 
     @classmethod
-    def from_arguments(cls, args: argparse.Namespace, code: Path) -> Settings:
+    def from_arguments(cls, args: argparse.Namespace, code_dir: Path) -> Settings:
         """Checked settings.
 
         Raises:
@@ -56,7 +56,7 @@ class Settings:
                 "--host",
                 f"add --password, or set the variable {PASSWORD_VARIABLE}; without --host only this machine gets in",
             )
-        return cls(args.host, args.port, password, args.folder, code, args.max_upload, args.open)
+        return cls(args.host, args.port, password, args.folder, code_dir, args.max_upload, args.open)
 
 
 def is_loopback(host: str) -> bool:
@@ -74,14 +74,14 @@ def serve(settings: Settings) -> int:
     import uvicorn
 
     with _listen(settings) as listener, _scratch_folder() as scratch:
-        from modules.web.site import build_site
-        from modules.web.studio import Studio
+        from modules.web.app import build_app
+        from modules.web.state import ServerState
 
-        studio = Studio(settings.home, settings.code, scratch)
+        state = ServerState(settings.work_dir, settings.code_dir, scratch)
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
         local_only = is_loopback(settings.host)
-        app = build_site(studio, settings.password, local_only, round(settings.max_upload * 1e6))
+        app = build_app(state, settings.password, local_only, round(settings.max_upload * 1e6))
         print(f"the page is at {address}", flush=True)
         if settings.open_browser:
             webbrowser.open(address)
@@ -91,7 +91,7 @@ def serve(settings: Settings) -> int:
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
-            studio.end()
+            state.end()
     return 0
 
 

@@ -1,0 +1,168 @@
+"""The box of the voice: which model, on what, with what besides; load and unload."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from modules.inference.options import PRECISIONS, ModelOptions
+from modules.web.catalog import Catalog, ModelEntry, entry_of_files, keep_together, speakers_of
+from modules.web.convert.session import ConversionSession, model_options
+from modules.web.convert.worker import Stopped
+from modules.web.page import QUIET, Page, Updates, Values, paragraph
+
+NONE, AUTOMATIC = "", ""
+UPLOADS = [".pth", ".safetensors", ".json", ".pt", ".pkl", ".yaml", ".yml"]
+DIFFUSION_MODES = ("none", "shallow", "only")
+
+
+class VoiceBox:
+    """Components and what they do. ``inputs`` are read by ``read``."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        gr.HTML(f"<h3>{page.say('convert.voice')}</h3>")
+        with gr.Row(elem_classes="close"):
+            self.model = page.field(gr.Dropdown, "convert.model", choices=[], scale=5)
+            refresh = page.field(gr.Button, "convert.refresh", value="⟳", scale=0, min_width=44)
+        self.speaker = page.field(gr.Dropdown, "convert.speaker", choices=[])
+        self.problems = page.field(gr.HTML, "convert.problems")
+        with page.field(gr.Accordion, "convert.upload-group", open=False):
+            upload = page.field(gr.File, "convert.upload", file_count="multiple", file_types=UPLOADS, show_label=False)
+            gr.HTML(page.note("convert.upload.note"))
+        with page.field(gr.Accordion, "convert.more", open=False):
+            self._add_more()
+        with gr.Row():
+            load = page.field(gr.Button, "convert.load", min_width=80)
+            unload = page.field(gr.Button, "convert.unload", min_width=80)
+        self.state = page.field(gr.HTML, "convert.state", value=page.note("convert.not-loaded"))
+        self.inputs: set[gr.blocks.Block] = {
+            self.model, self.speaker, self.diffusion_mode, self.diffusion, self.cluster, self.device, self.precision,
+            self.enhance,
+        }  # fmt: skip
+
+        listed = [self.model, self.problems]
+        page.blocks.load(page.guarded(self._list), self.model, listed, **QUIET)
+        if page.tab is not None:  # another tab may have made a model
+            page.tab.select(page.guarded(self._list), self.model, listed, **QUIET)
+        refresh.click(page.guarded(self._list), self.model, listed, **QUIET)
+        upload.upload(page.guarded(self._take_upload), upload, listed)
+        load.click(page.guarded(self._load), self.inputs, self.state, concurrency_limit=8)
+        unload.click(page.guarded(self._unload), None, self.state, **QUIET)
+
+    def _add_more(self) -> None:
+        page = self.page
+        none = [(page.say("convert.none"), NONE)]
+        modes = page.choices("convert.diffusion-mode", DIFFUSION_MODES)
+        self.diffusion_mode = page.field(gr.Radio, "convert.diffusion-mode", choices=modes, value="none")
+        self.diffusion = page.field(gr.Dropdown, "convert.diffusion", choices=none, value=NONE)
+        self.cluster = page.field(gr.Dropdown, "convert.cluster", choices=none, value=NONE)
+        self.enhance = page.field(gr.Checkbox, "convert.enhance")
+        with gr.Row():
+            places = [(page.say("convert.automatic"), AUTOMATIC), *devices()]
+            self.device = page.field(gr.Dropdown, "convert.device", choices=places, value=AUTOMATIC)
+            self.precision = page.field(
+                gr.Dropdown, "convert.precision", choices=list(PRECISIONS), value=ModelOptions().precision
+            )
+
+    def when_chosen(self, outputs: list[gr.components.Component], make: Callable[[dict[str, int]], Updates]) -> None:
+        """Fill the fields that depend on the model, and ``outputs`` by ``make(speakers)``, when it changes."""
+
+        def chosen(name: str | None, request: gr.Request) -> Updates:
+            entry = self._conversion(request).catalog().find(name) if name else None
+            speakers = speakers_of(entry) if entry is not None else {}
+            first = next(iter(speakers), None)
+            speaker = {self.speaker: gr.update(choices=list(speakers), value=first)}
+            return {**speaker, **self._extras(entry), **make(speakers)}
+
+        filled = [self.speaker, self.diffusion, self.cluster, *outputs]
+        self.model.change(self.page.guarded(chosen), self.model, filled, **QUIET)
+
+    def read(self, conversion: ConversionSession, values: Values) -> tuple[ModelOptions, ModelEntry]:
+        """What is to be loaded. Raises UserError."""
+        entry = conversion.catalog().find(values[self.model])
+        options = model_options(
+            entry,
+            device=values[self.device] or None,
+            precision=values[self.precision],
+            enhance=bool(values[self.enhance]),
+            diffusion_mode=values[self.diffusion_mode],
+            diffusion=values[self.diffusion] or None,
+            cluster=values[self.cluster] or None,
+        )
+        return options, entry
+
+    def status(self, conversion: ConversionSession) -> str:
+        """HTML: what is loaded."""
+        voice = conversion.voice
+        if voice is None or voice.facts is None:
+            return self.page.note("convert.not-loaded")
+        options, facts = voice.options, voice.facts
+        path = options.onnx or (options.diffusion_model_path if options.only_diffusion else options.model_path)
+        speakers = ", ".join(facts.speakers)
+        said = {"name": path.name, "speakers": speakers, "device": facts.device, "precision": options.precision}
+        return self.page.note("convert.loaded", "good", **said)
+
+    def _conversion(self, request: gr.Request) -> ConversionSession:
+        return self.page.session(request).conversion
+
+    def _list(self, current: str | None, request: gr.Request) -> Updates:
+        catalog = self._conversion(request).catalog()
+        update: dict[str, Any] = {"choices": list(catalog.entries)}
+        if current not in catalog.entries:  # else it is not set again: the user may be choosing another one just now
+            update["value"] = next(iter(catalog.entries), None)
+        return {self.model: gr.update(**update), self.problems: self._problems(catalog)}
+
+    def _problems(self, catalog: Catalog) -> str:
+        lines = [self.page.say("convert.left-out", problem=problem) for problem in catalog.problems]
+        if not catalog.entries:
+            lines.insert(0, self.page.say("convert.no-models"))
+        return "".join(paragraph(html.escape(line)) for line in lines)
+
+    def _extras(self, entry: ModelEntry | None) -> Updates:
+        none = (self.page.say("convert.none"), NONE)
+        diffusions = [(one.name, one.name) for one in entry.diffusions] if entry else []
+        clusters = [(one.name, one.name) for one in entry.clusters] if entry else []
+        first = diffusions[0][1] if diffusions else NONE
+        return {
+            self.diffusion: gr.update(choices=[none, *diffusions], value=first),
+            self.cluster: gr.update(choices=[none, *clusters], value=NONE),
+        }
+
+    def _take_upload(self, files: list[str] | None, request: gr.Request) -> Updates:
+        conversion = self._conversion(request)
+        paths = [Path(file) for file in files or []]
+        models = [path for path in paths if path.suffix in (".pth", ".safetensors")]
+        stem = models[0].name if models else self.page.say("convert.upload-group")
+        name = self.page.say("convert.uploaded", name=stem)
+        conversion.uploads[name] = entry_of_files(name, keep_together(paths, conversion.folder))
+        catalog = conversion.catalog()
+        return {
+            self.model: gr.update(choices=list(catalog.entries), value=name),
+            self.problems: self._problems(catalog),
+        }
+
+    def _load(self, values: Values, request: gr.Request) -> str:
+        conversion = self._conversion(request)
+        options, _ = self.read(conversion, values)
+        try:
+            conversion.load(options)
+        except Stopped:
+            return self.page.note("convert.cancelled")
+        return self.status(conversion)
+
+    def _unload(self, request: gr.Request) -> str:
+        self._conversion(request).unload()
+        return self.page.note("convert.unloaded")
+
+
+def devices() -> list[str]:
+    """The devices of this machine."""
+    import torch
+
+    found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found

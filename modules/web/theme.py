@@ -1,0 +1,33 @@
+"""How the page looks: fonts of the system, one colour; the rules are in page.css."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from modules.web.language import texts
+
+SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"]
+MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+CSS_FILE = Path(__file__).with_name("page.css")
+
+HEAD = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
+%3Ccircle cx='8' cy='8' r='8' fill='%230d9488'/%3E%3Cpath d='M4 8h1V6h1v5h1V4h1v8h1V5h1v5h1V7h1v1' fill='none' \
+stroke='white'/%3E%3C/svg%3E">
+<script>
+for (const [name, value] of [["language", "LOCALE"], ["languages", ["LOCALE"]]])
+  Object.defineProperty(navigator, name, {get: () => value});
+document.documentElement.lang = "LOCALE";
+</script>"""
+
+
+def theme() -> gr.themes.Base:
+    """A plain theme that loads no font from anywhere."""
+    plain = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=SANS, font_mono=MONO)
+    return plain.set(body_background_fill="*neutral_50", block_label_background_fill="*background_fill_primary")
+
+
+def head_script(language: str) -> str:
+    """HTML that comes before Gradio's scripts: its words follow the language of the page, not of the browser."""
+    return HEAD.replace("LOCALE", texts(language)["language.tag"])

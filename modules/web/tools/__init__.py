@@ -1,0 +1,1 @@
+"""The tab that mixes, releases and exports models."""

@@ -1,0 +1,1 @@
+"""The tab that prepares recordings and trains."""
