@@ -77,12 +77,7 @@ def convert_all(args: argparse.Namespace) -> int:
     from modules.inference.names import find_song, free_path, result_name
     from modules.inference.svc import Svc
 
-    if model_options.onnx is not None:
-        from modules.onnx.voice import load_onnx
-
-        svc = load_onnx(model_options, model_options.onnx)
-    else:
-        svc = Svc.load(model_options, _folder("pretrain"))
+    svc = Svc.load(model_options, _folder("pretrain"))
     for song_options in options:
         svc.check(song_options)
     speakers = choose_speakers(svc, args)

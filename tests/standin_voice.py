@@ -17,7 +17,7 @@ from modules.config import Config
 from modules.inference.options import InferenceOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.svc import Svc
-from modules.inference.voice import WindowInput
+from modules.inference.windows import WindowInput
 from pretrain import BASE_DISCRIMINATOR, BASE_GENERATOR, BASE_POSTERIOR
 from tests.tiny_voice import tiny_config
 from vencoder.whisper import sinusoids

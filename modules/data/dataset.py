@@ -148,7 +148,7 @@ class ClipDataset(Dataset[Clip]):
         units = features.load_units(paths.units)[0]
         self._check_sizes(paths, units, spec)
         window = self._window(min(f0.shape[0], spec.shape[-1]), rng)
-        units = stretch_units(units, f0.shape[0], data.unit_interpolate_mode)[:, window]
+        units = torch.from_numpy(stretch_units(units.numpy(), f0.shape[0], data.unit_interpolate_mode))[:, window]
         audio = _read_audio(wav, data.sampling_rate, window.start * data.hop_length, window.stop * data.hop_length)
         volume = torch.from_numpy(features.load_volume(paths.volume))[window] if self.has_volume else None
         return Clip(units, f0[window], uv[window], spec[:, window], audio, self.speaker_ids[index], volume)

@@ -171,7 +171,7 @@ class DiffusionDataset(Dataset[Window]):
             array, shift = features.load_aug_mel(paths.aug_mel)
             aug_mel = torch.from_numpy(array)
             aug_volume = torch.from_numpy(features.load_volume(paths.aug_volume))
-        units = stretch_units(units, f0.shape[0], data.unit_interpolate_mode).T
+        units = torch.from_numpy(stretch_units(units.numpy(), f0.shape[0], data.unit_interpolate_mode)).T
         parts = [mel, f0, volume, units] + ([] if aug_mel is None or aug_volume is None else [aug_mel, aug_volume])
         frames = min(part.shape[0] for part in parts)
         self._check_length(index, frames)

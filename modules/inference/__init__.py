@@ -1,0 +1,44 @@
+"""Converting songs to another voice, from Python::
+
+    from pathlib import Path
+
+    from modules.inference import InferenceOptions, ModelOptions, Svc
+
+    svc = Svc.load(ModelOptions(model_path=Path("logs/44k/G_1.pth"), config_path=Path("logs/44k/config.json")))
+    print(svc.speakers)  # name -> id
+    options = InferenceOptions(trans=2.0, f0_predictor="fcpe")
+    report = svc.convert_file(Path("raw/song.wav"), Path("results/song.flac"), "alice", options)
+    print(report.seconds, report.warnings)
+
+``ModelOptions`` and ``InferenceOptions`` have a field for each flag of inference_main.py, and its defaults;
+``ModelOptions(onnx=folder)`` converts without torch. ``Svc.convert`` takes and gives arrays. What a user can cause is
+raised as modules.errors.UserError.
+
+Importing this package is cheap; what converts is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from modules.inference.options import InferenceOptions, ModelOptions
+
+if TYPE_CHECKING:
+    from modules.inference.speaker_mix import SpeakerMix
+    from modules.inference.svc import Cancelled, Report, Svc
+
+__all__ = ["Cancelled", "InferenceOptions", "ModelOptions", "Report", "SpeakerMix", "Svc"]
+
+_LAZY = {
+    "Cancelled": "modules.inference.svc",
+    "Report": "modules.inference.svc",
+    "SpeakerMix": "modules.inference.speaker_mix",
+    "Svc": "modules.inference.svc",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -83,7 +83,7 @@ class InferenceOptions:
     auto_predict_f0: bool = setting(
         False, "-a", "--auto_predict_f0", help="let the model predict the pitch; for speech, not for singing"
     )
-    f0_predictor: str = setting("pm", "-f0p", "--f0_predictor", help="who finds the pitch", choices=tuple(PREDICTORS))
+    f0_predictor: str = setting("pm", "-f0p", "--f0_predictor", help="f0 predictor", choices=tuple(PREDICTORS))
     f0_filter_threshold: float | None = setting(
         None,
         "-ft",
