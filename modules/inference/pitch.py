@@ -105,8 +105,6 @@ class SongRange:
 
     def update(self, read: Reader, contour: F0Contour) -> None:
         """Take in a padded piece and the contour that was found in it."""
-        if not self.finder.predictor(self.options).keeps_to_range:
-            return
         hop, longest = self.finder.hop_length, int(WINDOW_SECONDS * self.finder.sample_rate / self.finder.hop_length)
         for start in range(0, len(contour.uv), longest):
             stop = min(start + longest, len(contour.uv))
@@ -115,8 +113,9 @@ class SongRange:
                 self._update(read(start * hop, stop * hop), voiced)
 
     def _update(self, audio: np.ndarray, voiced: float) -> None:
-        limits = {"f0_min": self.options.f0_min, "f0_max": self.options.f0_max}
-        report = check_range(audio, self.finder.sample_rate, hop_length=self.finder.hop_length, **limits)
+        low, high = self.finder.predictor(self.options).reach
+        hop = self.finder.hop_length
+        report = check_range(audio, self.finder.sample_rate, hop_length=hop, f0_min=low, f0_max=high)
         self.voiced += voiced
         self.above += report.above * voiced
         self.below += report.below * voiced
@@ -125,11 +124,12 @@ class SongRange:
 
     def message(self) -> str:
         """What to tell the user; empty where the song stays in the range."""
+        low, high = self.finder.predictor(self.options).reach
         return RangeReport(
             above=self.above / max(1.0, self.voiced),
             below=self.below / max(1.0, self.voiced),
             highest=self.highest,
             lowest=self.lowest,
-            f0_min=self.options.f0_min,
-            f0_max=self.options.f0_max,
+            f0_min=low,
+            f0_max=high,
         ).message

@@ -50,9 +50,11 @@ class DiffusionFacts:
 
 @dataclass(frozen=True)
 class PredictorFacts:
-    """Of ``rmvpe``, ``fcpe`` and ``crepe``: the voicing threshold where none is asked for."""
+    """Of ``rmvpe``, ``fcpe`` and ``crepe``: the voicing threshold where none is asked for, and the f0 they find, Hz."""
 
     threshold: float
+    lowest: float = 33.0
+    highest: float = 1976.0
 
 
 Facts = VocoderFacts | DiffusionFacts | PredictorFacts

@@ -27,10 +27,14 @@ NEEDS_PACKAGE = {"pm": "parselmouth", "dio": "pyworld", "harvest": "pyworld"}
 class SalienceGraph(F0Predictor):
     """rmvpe or fcpe: audio [1, n] at 16 kHz and a threshold [1] to f0 [frames], 0 where unvoiced."""
 
-    def __init__(self, settings: F0Settings, session: Session, threshold: float) -> None:
-        self.default_threshold = threshold
+    def __init__(self, settings: F0Settings, session: Session, facts: PredictorFacts) -> None:
+        self.default_threshold = facts.threshold
         super().__init__(settings)
-        self.session = session
+        self.session, self.facts = session, facts
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        return self.facts.lowest, self.facts.highest
 
     def _track(self, audio: NDArray[np.floating], n_frames: int) -> Track:
         times = np.arange(n_frames) * self.settings.hop_length / self.settings.sample_rate
@@ -77,9 +81,10 @@ class OnnxPredictors:
         if name not in self._sessions:
             path = self.manifest.file(self.folder, name, f"--f0_predictor {name}")
             self._sessions[name] = Session(path, {"frames" if name == "crepe" else "audio"}, self.device)
-        threshold = self.manifest.facts_of(name, PredictorFacts, self.folder).threshold
-        graph = CrepeGraph if name == "crepe" else SalienceGraph
-        return graph(F0Settings(**settings), self._sessions[name], threshold)
+        facts = self.manifest.facts_of(name, PredictorFacts, self.folder)
+        if name == "crepe":
+            return CrepeGraph(F0Settings(**settings), self._sessions[name], facts.threshold)
+        return SalienceGraph(F0Settings(**settings), self._sessions[name], facts)
 
 
 def _installed(package: str) -> bool:

@@ -107,7 +107,7 @@ class Exporter:
         predictor = get_predictor(
             name, hop_length=data.hop_length, sample_rate=data.sampling_rate, pretrain_dir=self.pretrain_dir
         )
-        facts = PredictorFacts(predictor.threshold)
+        facts = PredictorFacts(predictor.threshold, *predictor.reach)
         self._write(name, f"{name}.onnx", pitch_graph(predictor), facts)
 
     def _export_f0_decoder(self) -> None:
