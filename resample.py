@@ -25,8 +25,8 @@ def prepare(args: argparse.Namespace) -> int:
 
 def resample_all(options: ResampleOptions, debug: bool) -> int:
     """Convert every recording that is not done yet."""
-    from modules.data.preprocess_resample import ResampleJob, find_recordings, is_written_for, orphans
-    from modules.data.worker_pool import Failure, process_count, remove_leftovers, run_all
+    from modules.data.preprocess_resample import ResampleJob, find_recordings, orphans
+    from modules.data.worker_pool import Failure, process_count, run_all
     from modules.progress import track
 
     options.check()
@@ -38,8 +38,6 @@ def resample_all(options: ResampleOptions, debug: bool) -> int:
         report.finish()
         fix = "put recordings into one folder for each speaker, such as dataset_raw/alice/song.wav"
         raise UserError("there are no recordings", f"--in_dir {options.in_dir}", fix)
-    folders = {folder for source in sources for folder in (source.folder, source.note.parent)}
-    remove_leftovers(folders, is_written_for(sources))
     processes = process_count(options.num_processes, len(sources))
     unchanged = clips = 0
     results = run_all(ResampleJob(options), sources, processes, debug)

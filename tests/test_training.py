@@ -42,7 +42,6 @@ from modules.training.resume import (
     TrainedNetwork,
     newest,
     optimizer_incompatibility,
-    remove_leftovers,
     restore,
     save_pair,
     training_checkpoints,
@@ -50,6 +49,7 @@ from modules.training.resume import (
 from modules.training.run import exponential_rate, seed_step
 from modules.training.stop import StopSignals
 from modules.training.vits import Networks, build_networks, forward_losses, train, train_step
+from tests.leftovers import left_by_a_killed_process
 from tests.parity import fill, golden, signals
 from tests.tiny_voice import make_dataset, tiny_config
 
@@ -497,7 +497,7 @@ def test_a_first_save_that_was_killed_half_way_starts_again(voice: Path) -> None
     settings(voice, {"log_interval": NEVER, "eval_interval": 1})
     folder = run(voice, max_steps=1)
     (folder / "G_1.pth").unlink()
-    (folder / ".G_1.pth.abc123.pth").write_bytes(b"half")
+    left_by_a_killed_process(folder / "G_1.pth")
     run(voice, max_steps=1)
     assert (folder / "G_1.pth").is_file() and not list(folder.glob(".G_*"))
 
@@ -566,14 +566,6 @@ def test_step_zero_is_never_written(voice: Path) -> None:
     pair = networks_of(load_config(voice / "configs/config.json"), voice).pair
     with pytest.raises(ValueError, match="never written"):
         save_pair(voice, pair, Progress(step=0), 1e-4)
-
-
-def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    names = [".G_8.pth.ab12.pth", ".D_8.pth.x_y.pth", ".G_best.pth.q.pth", ".G_notes", ".Great", "G_8.pth"]
-    for name in names:
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[3:])
 
 
 def test_a_checkpoint_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:

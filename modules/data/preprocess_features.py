@@ -162,11 +162,6 @@ def batches(wavs: Sequence[Path], devices: Sequence[str]) -> list[tuple[Path, ..
     return [tuple(wavs[start : start + size]) for start in range(0, len(wavs), size)]
 
 
-def is_written_for(wavs: Sequence[Path]) -> Callable[[str], bool]:
-    """Whether a file name is that of a feature of one of ``wavs``."""
-    return {path.name for wav in wavs for path in FeaturePaths.of(wav).all()}.__contains__
-
-
 @dataclass(frozen=True)
 class _Clip:
     """A wav of which something has to be made."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,19 +118,6 @@ def _free_stem(path: Path, taken: set[str]) -> str:
         stem = f"{path.stem}_{path.suffix[1:].lower()}{number}"
     taken.add(stem.casefold())
     return stem
-
-
-def is_written_for(sources: Iterable[Source]) -> Callable[[str], bool]:
-    """Whether a file name is that of a clip or note of one of ``sources``."""
-    stems = {source.stem for source in sources}
-    notes = {source.note.name for source in sources}
-
-    def is_written(name: str) -> bool:
-        stem = name.removesuffix(".wav")
-        stem = original_stem(stem) or stem
-        return stem in stems or stem.rpartition("_")[0] in stems or name in notes
-
-    return is_written
 
 
 def orphans(sources: Sequence[Source]) -> list[str]:

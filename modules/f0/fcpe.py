@@ -38,6 +38,7 @@ HEAD_WIDTH = 64
 KERNEL_SIZE = 31
 EXPANSION = 2
 NORM_GROUPS = 4
+BUNDLED_RANGE = (50.0, 1100.0)  # Hz; measured: steady tones of 1150 Hz and of 45 Hz are unvoiced to it
 BUNDLED_THRESHOLD = 0.006  # what torchfcpe recommends for its weights
 
 
@@ -50,9 +51,14 @@ class FcpePredictor(SaliencePredictor):
         super().__init__(settings)
         self.network, bundled = load_network(settings.pretrain_dir / "fcpe.pt")
         self.network.eval().to(self.device)
+        self.bundled = bundled
         if bundled and settings.threshold is None:
             self.threshold = BUNDLED_THRESHOLD
         self.filters = mel_filters(fmin=0, fmax=8000, htk=False, device=self.device)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        return BUNDLED_RANGE if self.bundled else super().reach
 
     def _mel(self, padded: Tensor, window: Window, total: int) -> Tensor:
         # There is one frame more than the audio gives; the original repeats the last one.

@@ -69,7 +69,7 @@ def train(options: DiffusionTrainOptions, ranks: Ranks) -> int:
     remarks += [f"left out: {wav}: {reason}" for wav, reason in training.skipped]
     sizes = f"{len(training)} clip(s) to train on, {len(validation)} to validate"
     context = Context(folder, options, ranks, precision, progress)
-    context.begin(options.config, "config.yaml", DIFFUSION, [sizes, *notes, *remarks])
+    context.begin(options.config, "config.yaml", [sizes, *notes, *remarks])
     held_out = [validation.middle(index) for index in choose_clips(len(validation))]
     with Run(config, context, network, held_out, vocoder) as run:
         return run.loop(loader, sampler)

@@ -118,14 +118,6 @@ def clean(model_dir: str | Path, keep: int) -> None:
         discriminators[step].unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, kind: CheckpointKind = GENERATOR) -> None:
-    """Delete the temporary files of a run that was killed while it wrote."""
-    leftover = re.compile(rf"\.({'|'.join(kind.names)})_(\d+|best){re.escape(kind.suffix)}\..+")
-    for path in folder.glob(".*"):
-        if leftover.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
 def save_pair(
     model_dir: Path, pair: tuple[TrainedNetwork, TrainedNetwork], progress: Progress, learning_rate: float
 ) -> None:

@@ -23,7 +23,7 @@ from modules.training.guard import FiniteGuard, all_finite
 from modules.training.logging import LiveLine, Speedometer, TrainingLog, progress_line
 from modules.training.options import RunOptions
 from modules.training.precision import Precision
-from modules.training.resume import CheckpointKind, Progress, TrainedNetwork, remove_leftovers
+from modules.training.resume import Progress, TrainedNetwork
 from modules.training.stop import StopSignals, leave_signals_to_parent
 
 BatchT = TypeVar("BatchT")  # what the loader gives; has .to(device)
@@ -51,19 +51,17 @@ class Context:
     precision: Precision
     progress: Progress  # kept up to date
 
-    def begin(self, config_path: Path, copy_name: str, kind: CheckpointKind, notes: Sequence[str]) -> None:
+    def begin(self, config_path: Path, copy_name: str, notes: Sequence[str]) -> None:
         """Make the folder ready and tell the user what is going to happen; called by all ranks.
 
         Args:
             config_path: copied into the folder as ``copy_name``.
-            kind: of the checkpoints in the folder.
             notes: printed, a line each.
         """
         if self.progress.scaler:
             self.precision.scaler.load_state_dict(self.progress.scaler)
         self.ranks.wait()  # every rank has read the folder before the first one writes there
         if self.ranks.is_first:
-            remove_leftovers(self.model_dir, kind)
             write_text(self.model_dir / copy_name, config_path.read_text(encoding="utf-8"))
             for note in notes:
                 print(note, flush=True)

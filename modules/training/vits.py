@@ -68,7 +68,7 @@ def train(options: TrainOptions, ranks: Ranks) -> int:
     if options.compile:
         networks.generator.dec.compile()  # it always sees segments of one length, so it compiles once
     context = Context(model_dir, options, ranks, precision, progress)
-    context.begin(options.config, "config.json", GENERATOR, notes)
+    context.begin(options.config, "config.json", notes)
     held_out = [validation[index] for index in choose_clips(len(validation))]
     with Run(config, context, networks, held_out, options) as run:
         return run.loop(loader, sampler)
