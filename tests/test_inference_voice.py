@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def test_the_posterior_encoder_is_not_loaded(folder: Path, monkeypatch: pytest.M
     built: list[dict[str, Any]] = []
     original = models.SynthesizerTrn.__init__
 
+    @functools.wraps(original)
     def watch(self: models.SynthesizerTrn, *args: Any, **kwargs: Any) -> None:
         built.append(kwargs)
         original(self, *args, **kwargs)

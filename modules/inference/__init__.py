@@ -19,10 +19,10 @@ Importing this package is cheap; what converts is imported when it is first aske
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modules.inference.options import InferenceOptions, ModelOptions
+from modules.lazy import lazy_names
 
 if TYPE_CHECKING:
     from modules.inference.speaker_mix import SpeakerMix
@@ -30,15 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Cancelled", "InferenceOptions", "ModelOptions", "Report", "SpeakerMix", "Svc"]
 
-_LAZY = {
-    "Cancelled": "modules.inference.svc",
-    "Report": "modules.inference.svc",
-    "SpeakerMix": "modules.inference.speaker_mix",
-    "Svc": "modules.inference.svc",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Cancelled": "modules.inference.svc",
+        "Report": "modules.inference.svc",
+        "SpeakerMix": "modules.inference.speaker_mix",
+        "Svc": "modules.inference.svc",
+    },
+)

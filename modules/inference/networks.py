@@ -231,9 +231,7 @@ class TorchNetworks:
         """The model and the encoder of its config."""
         options = self.options
         config, weights = read_model(options)
-        model = models.SynthesizerTrn(
-            config.spec_channels, config.segment_frames, with_posterior=False, **config.model.model_dump()
-        )
+        model = models.build(config, with_posterior=False)
         checkpoint.load_into(model, weights, options.model_path, ignore=("enc_q.",))
         del weights
         model = models.prepare_for_inference(model, self.torch_device, options.precision)

@@ -16,7 +16,7 @@ import numpy as np
 
 from diffusion.schedule import check_k_step
 from modules.audio.loudness import adjust_envelope
-from modules.audio.resample import resample, shifted_rate
+from modules.audio.resample import SPEECH_RATE, resample, shifted_rate
 from modules.audio.volume import volume
 from modules.data.units import stretch_units
 from modules.errors import UserError
@@ -24,7 +24,6 @@ from modules.f0 import F0Predictor
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.windows import WindowInput, fit
 
-ENCODER_RATE = 16000  # Hz
 DIFFUSION_SEED, ENHANCER_SEED = 1, 2  # added to the seed, so that their noise is not that of the generator
 
 Speaker = int | np.ndarray  # an id, or the weights of all speakers at each frame, float32 [T, n_speakers]
@@ -244,7 +243,7 @@ class BaseVoice(ABC, Generic[N]):
 
     def encode(self, audio: np.ndarray) -> np.ndarray:
         """Units [F, dim] of audio [n] at the voice's rate, 50 frames a second."""
-        return self.encoder.encode(resample(audio, self.sample_rate, ENCODER_RATE))
+        return self.encoder.encode(resample(audio, self.sample_rate, SPEECH_RATE))
 
     def render(self, window: WindowInput, options: InferenceOptions) -> np.ndarray:
         """A window of a song in the other voice, float32 [T * hop_length]."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 from modules.f0.base import F0Predictor, F0Settings, Track, stretch_nearest
 from modules.f0.crepe_gate import gate_gain
 from modules.onnx.session import Session
 
-SAMPLE_RATE = 16000
 WINDOW = 1024  # samples
 BINS = 360
 CENTS_PER_BIN = 20
@@ -30,14 +29,14 @@ class CrepeGraph(F0Predictor):
         self.default_threshold = threshold
         super().__init__(settings)
         self.session = session
-        self.hop_length = max(1, int(settings.hop_length * SAMPLE_RATE / settings.sample_rate))
+        self.hop_length = max(1, int(settings.hop_length * SPEECH_RATE / settings.sample_rate))
 
     def _track(self, audio: Array, n_frames: int) -> Track:
         return stretch_nearest(self.raw_track(audio), n_frames)
 
     def raw_track(self, audio: Array) -> Track:
         """The track on crepe's own grid: hop_length in whole samples at 16 kHz."""
-        wave = resample(audio, self.settings.sample_rate, SAMPLE_RATE)
+        wave = resample(audio, self.settings.sample_rate, SPEECH_RATE)
         wave = np.pad(wave, WINDOW // 2)
         frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[:: self.hop_length]
         batches = (frames[start : start + BATCH_FRAMES] for start in range(0, len(frames), BATCH_FRAMES))
@@ -119,7 +118,7 @@ def loudness(frames: Array, gain: float = 1.0) -> Array:
 
 def a_weighting() -> Array:
     """A-weighting (IEC 61672-1) of the bins in dB, not under -80 dB."""
-    squared = np.square(np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE))
+    squared = np.square(np.fft.rfftfreq(WINDOW, 1 / SPEECH_RATE))
     low, first, second, high = np.square([20.598997, 107.65265, 737.86223, 12194.217])
     with np.errstate(divide="ignore"):
         gain = (

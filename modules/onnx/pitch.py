@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 from modules.errors import UserError
 from modules.f0 import cached_predictor
 from modules.f0.base import F0Predictor, F0Settings, Track, sample_track
@@ -17,7 +17,6 @@ from modules.onnx.crepe import CrepeGraph
 from modules.onnx.manifest import Manifest, PredictorFacts
 from modules.onnx.session import Session
 
-SAMPLE_RATE = 16000  # Hz, of the graphs
 HOP_LENGTH = 160  # samples between the frames of rmvpe and fcpe
 SHORTEST = 2048  # samples; shorter audio is filled up with silence
 GRAPHS = ("rmvpe", "fcpe", "crepe")
@@ -38,11 +37,11 @@ class SalienceGraph(F0Predictor):
 
     def _track(self, audio: NDArray[np.floating], n_frames: int) -> Track:
         times = np.arange(n_frames) * self.settings.hop_length / self.settings.sample_rate
-        return sample_track(self.raw_track(audio), times * SAMPLE_RATE / HOP_LENGTH)
+        return sample_track(self.raw_track(audio), times * SPEECH_RATE / HOP_LENGTH)
 
     def raw_track(self, audio: NDArray[np.floating]) -> Track:
         """The track on the network's own 10 ms frames."""
-        wave = resample(audio, self.settings.sample_rate, SAMPLE_RATE)
+        wave = resample(audio, self.settings.sample_rate, SPEECH_RATE)
         wave = np.pad(wave, (0, max(0, SHORTEST - len(wave))))
         return self.session(audio=wave[None], threshold=np.array([self.threshold], dtype=np.float32)).astype(np.float64)
 

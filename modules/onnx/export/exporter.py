@@ -196,9 +196,7 @@ class Exporter:
         config, path = self.config, self._find("model.pth")
         if not path.is_file():
             raise UserError("there is no such model", path, "put the model there, as model.pth with its config.json")
-        model = models.SynthesizerTrn(
-            config.spec_channels, config.segment_frames, with_posterior=False, **config.model.model_dump()
-        )
+        model = models.build(config, with_posterior=False)
         state = checkpoint.model_state(checkpoint.load(path), path)
         checkpoint.load_into(model, state, path, ignore=("enc_q.",))
         return models.prepare_for_inference(model, "cpu", "fp16" if self.half else "fp32")
