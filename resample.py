@@ -25,12 +25,13 @@ def prepare(args: argparse.Namespace) -> int:
 
 def resample_all(options: ResampleOptions, debug: bool) -> int:
     """Convert every recording that is not done yet."""
-    from modules.data.preprocess_resample import ResampleJob, find_recordings, orphans
+    from modules.data.preprocess_resample import ResampleJob, check_places, find_recordings, orphans
     from modules.data.worker_pool import Failure, process_count, run_all
     from modules.progress import track
 
     options.check()
     sources, left_out = find_recordings(options.in_dir, options.out_dir, options.speakers)
+    check_places(options.in_dir, options.out_dir, sources)
     report = BatchReport("recording")
     for path, reason in left_out:
         report.skip(path, reason)
@@ -50,7 +51,7 @@ def resample_all(options: ResampleOptions, debug: bool) -> int:
             report.ok()
             clips += outcome.clips
             unchanged += outcome.unchanged
-    for name in orphans(sources):
+    for name in orphans(sources, options.out_dir) if not options.speakers else ():
         print(f"warning: {name} is no longer in {options.in_dir}; its clips are still in the data set", file=sys.stderr)
     print(f"{clips} clip(s) in {options.out_dir}; {unchanged} recording(s) were done before")
     return report.finish()
