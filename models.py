@@ -454,7 +454,8 @@ def build(config: Config, with_posterior: bool = True) -> SynthesizerTrn:
     # A user's config may hold keys that we do not know; reading it has reported those that look misspelt.
     sizes = {name: value for name, value in config.model.model_dump().items() if name in known}
     make = partial(SynthesizerTrn, config.spec_channels, config.segment_frames, with_posterior=with_posterior, **sizes)
-    check_size(config.model, make)
+    bins = config.data.filter_length / type(config.data).model_fields["filter_length"].default
+    check_size(config.model, make, {"data.filter_length": bins})
     return make()
 
 
