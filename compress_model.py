@@ -22,7 +22,9 @@ TRAINING_ONLY = "enc_q."  # the posterior encoder
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser("Make a release of a model: no optimizer, no posterior encoder, about a third of the size.")
-    parser.add_argument("-c", "--config", type=Path, default=CONFIG_PATH, help="the model's config")
+    parser.add_argument(
+        "-c", "--config", type=Path, help=f"the model's config; default: config.json beside it, else {CONFIG_PATH}"
+    )
     parser.add_argument("-i", "--input", type=Path, required=True, help="the model, G_<step>.pth")
     parser.add_argument(
         "-o", "--output", type=Path, help="the release; default <input>_release[_half].pth or .safetensors"
@@ -45,8 +47,10 @@ def compress(args: argparse.Namespace) -> int:
     output = args.output or default_output(args.input, args.half, args.safetensors)
     if output.resolve() == args.input.resolve():
         raise UserError("the output would overwrite the model", output, "choose another name with -o")
-    config = load_config(args.config)
+    config_path = args.config or default_config(args.input)
+    config = load_config(config_path)
     full = checkpoint.model_state(checkpoint.load(args.input), args.input)
+    check_fit(full, config, args.input, config_path)
     if args.half:
         full = {key: value.half() if value.is_floating_point() else value for key, value in full.items()}
     released = {key: value for key, value in full.items() if not key.startswith(TRAINING_ONLY)}
@@ -59,6 +63,38 @@ def compress(args: argparse.Namespace) -> int:
     size = output.stat().st_size / 2**20
     print(f"wrote {output}: {size:.1f} MiB, was {args.input.stat().st_size / 2**20:.1f} MiB")
     return 0
+
+
+def default_config(model: Path) -> Path:
+    """The config that lies beside the model, which is its own; else the one that is trained with next."""
+    beside = model.with_name("config.json")
+    return beside if beside.is_file() else CONFIG_PATH
+
+
+def check_fit(state: dict[str, Tensor], config: Config, model: Path, config_path: Path) -> None:
+    """Refuse weights that are not those of a generator of the config. Raises UserError that names what does not fit."""
+    import torch
+
+    import models
+    from modules import checkpoint
+
+    if not any(key.startswith("dec.") for key in state) or "emb_g.weight" not in state:
+        what = "the file holds no generator"
+        if any(key.startswith("discriminators.") for key in state):
+            what = "the file holds the discriminators, which only training needs"
+        raise UserError(what, model, "give a G_<step>.pth; of a D_<step>.pth nothing can be released")
+    with torch.device("meta"):
+        network = models.build(config, with_posterior=any(key.startswith(TRAINING_ONLY) for key in state))
+    try:
+        report = checkpoint.compare(network, state, model)
+    except UserError as error:
+        fix = f"{config_path} is of another model: give with -c the config that this one was trained with"
+        raise UserError(error.what, model, fix) from None
+    if report.unexpected:
+        some = ", ".join(report.unexpected[:3])
+        print(
+            f"warning: {len(report.unexpected)} keys are none of a model of {config_path}, such as {some}", flush=True
+        )
 
 
 def write_posterior(state: dict[str, Tensor], args: argparse.Namespace) -> None:

@@ -43,8 +43,10 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # shares and cloud drives that know no modes
             temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is an ordinary file
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, name):
+            error.filename = str(target)  # what the user knows; a full disk names nothing
         raise
 
 

@@ -150,7 +150,12 @@ def _save_tensor(path: Path, tensor: Tensor) -> None:
 
 
 def _load_tensor(path: Path, ndim: int) -> Tensor:
-    tensor = checkpoint.load(path)
+    if not path.is_file():
+        raise UserError("a feature file is missing", path, "run preprocess_hubert_f0.py")
+    try:
+        tensor = checkpoint.load(path)
+    except UserError as error:
+        raise _wrong(path, f"no readable tensor ({error.what})") from None
     if not isinstance(tensor, Tensor) or tensor.ndim != ndim:
         shape = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
         raise _wrong(path, f"{shape} instead of a tensor with {ndim} axes")

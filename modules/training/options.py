@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from modules.cli import positive_float, positive_int
 from modules.options import setting
 
 PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+def say_what_loads() -> None:
+    """Tell why nothing happens for some seconds, once for all ranks of torchrun."""
+    if os.environ.get("RANK", "0") == "0":
+        print("loading PyTorch", flush=True)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,9 @@ class RunOptions:
         None, "--num_workers", help="processes that load clips; default: as the config says"
     )
     precision: str | None = setting(None, "--precision", choices=PRECISIONS, help="instead of the config's amp_dtype")
+    new_speakers: bool = setting(
+        False, "--new-speakers", help="go on from the model in this folder though all of its speakers are others"
+    )
 
 
 @dataclass(frozen=True)
