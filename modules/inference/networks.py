@@ -26,6 +26,7 @@ from modules.config import (
 from modules.devices import forget_convolution_lengths, pick_device
 from modules.errors import UserError
 from modules.f0 import F0Predictor, cached_predictor
+from modules.f0.rests import HUMMING_DECODERS
 from modules.inference.options import ModelOptions
 from modules.inference.voice import Generator, Network, Speaker, UnitBlender
 from modules.progress import bar_on_terminal
@@ -65,6 +66,7 @@ class TorchGenerator:
         self.speakers, self.n_speakers = dict(config.spk), config.model.n_speakers
         self.unit_mode: str = config.data.unit_interpolate_mode
         self.takes_volume = config.model.vol_embedding
+        self.hums_in_rests = config.model.vocoder_name in HUMMING_DECODERS
 
     def check_f0_decoder(self) -> None:
         """All that there is of it lies in the model."""

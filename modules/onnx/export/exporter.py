@@ -213,6 +213,7 @@ class Exporter:
             unit_interpolate_mode=data.unit_interpolate_mode,
             speech_encoder=model.speech_encoder,
             speakers=dict(self.config.spk),
+            vocoder_name=model.vocoder_name,
         )
         try:
             before = Manifest.load(self.folder)
