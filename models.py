@@ -448,8 +448,14 @@ def build(config: Config, with_posterior: bool = True) -> SynthesizerTrn:
     """
     known = inspect.signature(SynthesizerTrn).parameters
     # A user's config may hold keys that we do not know; reading it has reported those that look misspelt.
-    sizes = {name: value for name, value in config.model.model_dump().items() if name in known}
-    return SynthesizerTrn(config.spec_channels, config.segment_frames, with_posterior=with_posterior, **sizes)
+    sizes = {name: value for name, value in config.model.model_dump().items() if name in known and name != "sampling_rate"}
+    return SynthesizerTrn(
+        config.spec_channels,
+        config.segment_frames,
+        with_posterior=with_posterior,
+        sampling_rate=config.data.sampling_rate,
+        **sizes,
+    )
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
