@@ -118,10 +118,11 @@ def test_own_format_round_trip_by_the_name_that_users_type(tmp_path):
             np.testing.assert_array_equal(loaded[speaker_id].blend(units, 0.5), speaker.blend(units, 0.5))
 
 
-def test_the_originals_pickle_is_read_without_running_it(tmp_path, case):
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_the_originals_pickle_is_read_without_running_it(tmp_path, case, protocol):
     path = tmp_path / "feature_and_index.pkl"
     index = faiss.deserialize_index(case[2]["ivf_index"])
-    path.write_bytes(pickle.dumps({3: index}))
+    path.write_bytes(pickle.dumps({3: index}, protocol))
     loaded = retrieval.load(path)
     assert list(loaded) == [3] and loaded[3].index.ntotal == 600
     everywhere = retrieval.SpeakerIndex(loaded[3].index, nprobe=15)
