@@ -446,9 +446,9 @@ def build(config: Config, with_posterior: bool = True) -> SynthesizerTrn:
     Args:
         with_posterior: build the posterior encoder, which only training needs.
     """
-    known = inspect.signature(SynthesizerTrn).parameters
+    known = inspect.signature(SynthesizerTrn).parameters.keys() - {"sampling_rate"}  # another section tells it
     # A user's config may hold keys that we do not know; reading it has reported those that look misspelt.
-    sizes = {name: value for name, value in config.model.model_dump().items() if name in known and name != "sampling_rate"}
+    sizes = {name: value for name, value in config.model.model_dump().items() if name in known}
     return SynthesizerTrn(
         config.spec_channels,
         config.segment_frames,
