@@ -194,7 +194,7 @@ def _begin(network: TrainedNetwork, path: Path) -> list[str]:
     state = checkpoint.model_state(checkpoint.load(path), path)
     report = checkpoint.load_into(network.module, state, path, strict=False)
     notes = [f"starting from the base model {path.name}: {report.loaded} tensors loaded"]
-    return notes + ([f"{path.name}: {report.describe()}"] if report.describe() else [])
+    return notes + ([f"{path.name}, left as initialised: {report.describe()}"] if report.describe() else [])
 
 
 def _resume(network: TrainedNetwork, path: Path, content: Any, kind: CheckpointKind) -> list[str]:
