@@ -450,10 +450,17 @@ def build(config: Config, with_posterior: bool = True) -> SynthesizerTrn:
     Raises:
         UserError: it would have more parameters than any machine trains.
     """
-    known = inspect.signature(SynthesizerTrn).parameters
+    known = inspect.signature(SynthesizerTrn).parameters.keys() - {"sampling_rate"}  # another section tells it
     # A user's config may hold keys that we do not know; reading it has reported those that look misspelt.
     sizes = {name: value for name, value in config.model.model_dump().items() if name in known}
-    make = partial(SynthesizerTrn, config.spec_channels, config.segment_frames, with_posterior=with_posterior, **sizes)
+    make = partial(
+        SynthesizerTrn,
+        config.spec_channels,
+        config.segment_frames,
+        with_posterior=with_posterior,
+        sampling_rate=config.data.sampling_rate,
+        **sizes,
+    )
     bins = config.data.filter_length / type(config.data).model_fields["filter_length"].default
     check_size(config.model, make, {"data.filter_length": bins})
     return make()

@@ -122,7 +122,7 @@ class LoadReport:
         for title, keys in (("missing", self.missing), ("of another shape", self.mismatched)):
             if keys:
                 more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-                parts.append(f"{len(keys)} keys {title}, left as initialised: {', '.join(keys[:limit])}{more}")
+                parts.append(f"{len(keys)} keys {title}: {', '.join(keys[:limit])}{more}")
         return "\n".join(parts)
 
 

@@ -40,8 +40,15 @@ def positive_float(text: str) -> float:
     return value
 
 
-def run(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Call ``body(args)`` and turn what a user can cause into a message and an exit code."""
+GOES_ON = "start the same command again to go on"
+
+
+def run(body: Callable[[argparse.Namespace], int], args: argparse.Namespace, interrupted: str = GOES_ON) -> int:
+    """Call ``body(args)`` and turn what a user can cause into a message and an exit code.
+
+    Args:
+        interrupted: what to tell after a Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the work
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -53,7 +60,7 @@ def run(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
         print(f"error: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
     except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
+        print(f"interrupted; {interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
         if args.debug or error.errno is None:  # without a number it is no word of the system's

@@ -283,6 +283,38 @@ def test_shallow_diffusion_knows_a_singer_by_name_where_its_ids_are_others(at_ho
     assert np.abs(svc.convert(song, "alice", InferenceOptions(k_step=40))[0] - alone).max() > 1e-3
 
 
+@pytest.mark.parametrize("takes_volume", [True, False])
+def test_shallow_diffusion_is_as_loud_as_the_generator_was_told_to_be(takes_volume: bool) -> None:
+    """Torch and graphs share this: the song's volume where the model has volume embedding, else the audio's."""
+    told: dict[str, np.ndarray] = {}
+
+    class MelModel:
+        sample_rate, hop_length, speakers, n_speakers, unit_mode = RATE, HOP, {"alice": 0}, 1, "left"
+        timesteps = k_step_max = 100
+
+        def infer(self, units: np.ndarray, f0: np.ndarray, volume: np.ndarray, *rest: Any, **more: Any) -> np.ndarray:
+            told["volume"] = volume
+            return np.zeros(len(f0) * HOP, np.float32)
+
+    class Loud(MelModel):
+        hums_in_rests = False
+
+        def __init__(self) -> None:
+            self.takes_volume = takes_volume
+
+        def infer(self, units: np.ndarray, f0: np.ndarray, *rest: Any, **more: Any) -> Any:
+            return np.full(len(f0) * HOP, 0.5, np.float32), f0
+
+    class Encoder:
+        def encode(self, audio: np.ndarray) -> np.ndarray:
+            return np.zeros((50, 4), np.float32)
+
+    voice = Voice(Encoder(), Loud(), refiners=[ShallowDiffusion(MelModel(), {"alice": 0})])  # type: ignore[arg-type]
+    window = WindowInput(np.full(86 * HOP, 0.1, np.float32), np.full(86, 210.0), np.ones(86), 0)
+    voice.render(window, InferenceOptions())
+    np.testing.assert_allclose(told["volume"], np.full(86, 0.1 if takes_volume else 0.5), rtol=1e-5)
+
+
 def test_a_mix_sings_in_every_mode(at_home: Path) -> None:
     """(B4) With several speakers."""
     base = ModelOptions(Path("logs/44k/G_1.pth"), Path("logs/44k/config.json"), device="cpu")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import models
 from modules import checkpoint
+from modules.devices import pick_device
 from modules.errors import UserError
 from modules.inference import networks
 from modules.inference.networks import TorchEncoder, TorchGenerator, TorchNetworks
@@ -269,3 +270,22 @@ def test_unloading_lets_go_of_everything() -> None:
     assert svc.voice is None
     with pytest.raises(RuntimeError, match="unloaded"):
         svc.convert(np.zeros(100, np.float32), 0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has CUDA")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_a_device_that_is_not_there_is_not_offered(name: str) -> None:
+    with pytest.raises(UserError, match=f"no device '{name}'") as refusal:
+        pick_device(name)
+    assert refusal.value.fix.startswith("use cpu")
+    assert "use cuda" not in refusal.value.fix and "this PyTorch" in refusal.value.fix
+
+
+def test_an_index_and_centres_that_are_mixed_up_are_called_so(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "feature_and_index").mkdir()
+    (tmp_path / "index.pkl").touch()
+    for name in ("feature_and_index", "feature_and_index.pkl", "index.pkl"):
+        voice = load(folder / "G_1.pth", folder / "pretrain", cluster_model_path=tmp_path / name)
+        with pytest.raises(UserError, match="feature index is no file of k-means") as refusal:
+            voice.check(InferenceOptions(cluster_infer_ratio=0.5))
+        assert "-fr" in refusal.value.fix

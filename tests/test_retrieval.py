@@ -167,10 +167,11 @@ def test_an_index_that_does_not_fit_the_disk_leaves_nothing_under_its_name(tmp_p
         assert full.value.filename == str(folder / "0.faiss") and not list(folder.iterdir())
 
 
-def test_the_originals_pickle_is_read_without_running_it(tmp_path, case):
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_the_originals_pickle_is_read_without_running_it(tmp_path, case, protocol):
     path = tmp_path / "feature_and_index.pkl"
     index = faiss.deserialize_index(case[2]["ivf_index"])
-    path.write_bytes(pickle.dumps({3: index}))
+    path.write_bytes(pickle.dumps({3: index}, protocol))
     loaded = retrieval.load(path)
     assert list(loaded) == [3] and loaded[3].index.ntotal == 600
     everywhere = retrieval.SpeakerIndex(loaded[3].index, nprobe=15)

@@ -31,7 +31,10 @@ from modules.files import atomic_path
 NATIVE_EXTENSIONS = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64"}
 )
-FFMPEG_EXTENSIONS = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".ac3", ".ape", ".wv"})
+FFMPEG_EXTENSIONS = frozenset(
+    {".m4a", ".m4b", ".aac", ".wma", ".mka", ".ac3", ".ape", ".wv"}
+    | {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".3gp"}
+)
 AUDIO_EXTENSIONS = NATIVE_EXTENSIONS | FFMPEG_EXTENSIONS
 
 BLOCK_SECONDS = 30.0  # of stream_audio

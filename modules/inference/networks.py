@@ -26,7 +26,9 @@ from modules.config import (
 from modules.devices import forget_convolution_lengths, pick_device
 from modules.errors import UserError
 from modules.f0 import F0Predictor, cached_predictor
-from modules.inference.options import ModelOptions
+from modules.f0.rests import HUMMING_DECODERS
+from modules.foreign_models import refuse_other_kinds
+from modules.inference.options import ModelOptions, is_cluster_file
 from modules.inference.voice import Generator, Network, Speaker, UnitBlender
 from modules.progress import bar_on_terminal
 from vdecoder.mel_vocoder import MelVocoder, resample
@@ -65,6 +67,7 @@ class TorchGenerator:
         self.speakers, self.n_speakers = dict(config.spk), config.model.n_speakers
         self.unit_mode: str = config.data.unit_interpolate_mode
         self.takes_volume = config.model.vol_embedding
+        self.hums_in_rests = config.model.vocoder_name in HUMMING_DECODERS
 
     def check_f0_decoder(self) -> None:
         """All that there is of it lies in the model."""
@@ -262,6 +265,10 @@ class TorchNetworks:
     def load_blender(self, speakers: Mapping[str, int], retrieval: bool) -> UnitBlender:
         """The file that the options name, or the default one."""
         path = self.options.cluster_path()
+        if not is_cluster_file(path):
+            raise self.options.no_cluster_file()
+        if not retrieval and (path.suffix == ".pkl" or path.is_dir()):
+            raise UserError("a feature index is no file of k-means centres", path, "add --feature_retrieval (-fr)")
         return IndexBlender(path, speakers) if retrieval else CentreBlender(kmeans.load(path), speakers)
 
     def get_predictor(self, name: str, **settings: object) -> F0Predictor:
@@ -329,4 +336,11 @@ def read_model(options: ModelOptions) -> tuple[Config, dict[str, Tensor]]:
         config = parse_config(embedded, options.model_path)
     else:
         config = load_config(options.config_path)
-    return config, checkpoint.model_state(checkpoint.load(options.model_path), options.model_path)
+    return config, generator_state(options.model_path)
+
+
+def generator_state(path: Path) -> dict[str, Tensor]:
+    """The weights of a generator's file. Raises UserError where it is of another kind."""
+    content = checkpoint.load(path)
+    refuse_other_kinds(content, path)
+    return checkpoint.model_state(content, path)

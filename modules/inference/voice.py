@@ -21,6 +21,7 @@ from modules.audio.volume import volume
 from modules.data.units import stretch_units
 from modules.errors import UserError
 from modules.f0 import F0Predictor
+from modules.f0.rests import silence_rests
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.windows import WindowInput, fit
 
@@ -59,9 +60,11 @@ class Generator(Network, Protocol):
 
     Attributes:
         takes_volume: whether it needs the volume of each frame.
+        hums_in_rests: whether it sings an f0 that is given for unvoiced frames, see modules.f0.rests.
     """
 
     takes_volume: bool
+    hums_in_rests: bool
 
     def check_f0_decoder(self) -> None:
         """Refuse to predict f0 where a part for it is missing. A model that cannot keeps the f0 it is given."""
@@ -269,7 +272,7 @@ class BaseVoice(ABC, Generic[N]):
     ) -> np.ndarray:
         """Refine the network's audio [T * hop_length] and give it the loudness envelope that is asked for."""
         for refiner in self.refiners:
-            audio = refiner.refine(audio, units, f0, window.speaker, options)
+            audio = refiner.refine(audio, units, f0, self._given_volume(window), window.speaker, options)
         if options.loudness_envelope_adjustment != 1:
             rate = self.sample_rate
             audio = adjust_envelope(window.audio, rate, audio, rate, options.loudness_envelope_adjustment)
@@ -280,6 +283,10 @@ class BaseVoice(ABC, Generic[N]):
         self, units: np.ndarray, window: WindowInput, options: InferenceOptions
     ) -> tuple[np.ndarray, np.ndarray]:
         """Audio [T * hop_length] and f0 [T] of units [T, dim]."""
+
+    def _given_volume(self, window: WindowInput) -> np.ndarray | None:
+        """RMS [T] of the song, for a network that takes it."""
+        return self._volume(window)
 
     def _volume(self, window: WindowInput) -> np.ndarray:
         return fit(volume(window.audio, self.hop_length), len(window.f0))
@@ -306,16 +313,23 @@ class Voice(BaseVoice[Generator]):
     def _infer(
         self, units: np.ndarray, window: WindowInput, options: InferenceOptions
     ) -> tuple[np.ndarray, np.ndarray]:
-        return self.network.infer(
+        f0, uv = window.f0.astype(np.float32), window.uv.astype(np.float32)
+        # A model that predicts f0 goes by the whole contour.
+        quiet = self.network.hums_in_rests and not options.auto_predict_f0
+        audio, used = self.network.infer(
             units,
-            window.f0.astype(np.float32),
-            window.uv.astype(np.float32),
+            silence_rests(f0, uv) if quiet else f0,
+            uv,
             window.speaker,
-            self._volume(window) if self.network.takes_volume else None,
+            self._given_volume(window),
             noise_scale=options.noise_scale,
             predict_f0=options.auto_predict_f0,
             seed=options.seed,
         )
+        return audio, f0 if quiet else used
+
+    def _given_volume(self, window: WindowInput) -> np.ndarray | None:
+        return self._volume(window) if self.network.takes_volume else None
 
 
 class DiffusionVoice(BaseVoice[MelModel]):
@@ -345,9 +359,21 @@ class Refiner(Protocol):
         """Refuse options that it cannot do. Raises UserError."""
 
     def refine(
-        self, audio: np.ndarray, units: np.ndarray, f0: np.ndarray, speaker: Speaker, options: InferenceOptions
+        self,
+        audio: np.ndarray,
+        units: np.ndarray,
+        f0: np.ndarray,
+        loudness: np.ndarray | None,
+        speaker: Speaker,
+        options: InferenceOptions,
     ) -> np.ndarray:
-        """A better version of audio [T * hop_length], of the same length; units [T, dim], f0 [T] in Hz."""
+        """A better version of audio [T * hop_length], of the same length.
+
+        Args:
+            units: [T, dim].
+            f0: [T] Hz.
+            loudness: RMS [T] of the song, where the network was given it.
+        """
 
 
 class ShallowDiffusion:
@@ -369,13 +395,19 @@ class ShallowDiffusion:
         check_k_step(options.k_step, self.mel_model.k_step_max, self.mel_model.timesteps, shallow=True)
 
     def refine(
-        self, audio: np.ndarray, units: np.ndarray, f0: np.ndarray, speaker: Speaker, options: InferenceOptions
+        self,
+        audio: np.ndarray,
+        units: np.ndarray,
+        f0: np.ndarray,
+        loudness: np.ndarray | None,
+        speaker: Speaker,
+        options: InferenceOptions,
     ) -> np.ndarray:
         """See Refiner."""
         return self.mel_model.infer(
             units,
             f0,
-            volume(audio, self.mel_model.hop_length),
+            volume(audio, self.mel_model.hop_length) if loudness is None else loudness,
             self._translate(speaker),
             seed=options.seed + DIFFUSION_SEED,
             source=audio,
@@ -416,7 +448,13 @@ class Enhancer:
         """There is nothing that it refuses."""
 
     def refine(
-        self, audio: np.ndarray, units: np.ndarray, f0: np.ndarray, speaker: Speaker, options: InferenceOptions
+        self,
+        audio: np.ndarray,
+        units: np.ndarray,
+        f0: np.ndarray,
+        loudness: np.ndarray | None,
+        speaker: Speaker,
+        options: InferenceOptions,
     ) -> np.ndarray:
         """See Refiner."""
         seed = options.seed + ENHANCER_SEED

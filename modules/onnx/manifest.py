@@ -82,6 +82,7 @@ class Manifest:
         unit_interpolate_mode: how units are stretched to the frames of f0.
         speech_encoder: what it was trained with.
         speakers: name -> id.
+        vocoder_name: of its decoder; folders of before this was written have none.
         parts: name of a part -> its file in the folder.
         facts: name of a part -> what else a caller must know of it; see FACTS.
     """
@@ -95,6 +96,7 @@ class Manifest:
     unit_interpolate_mode: str
     speech_encoder: str
     speakers: dict[str, int]
+    vocoder_name: str = ""
     parts: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Facts] = field(default_factory=dict)
 

@@ -18,6 +18,7 @@ from diffusion.schedule import NoiseSchedule
 from modules.audio.resample import resample
 from modules.errors import UserError
 from modules.f0.base import F0Predictor
+from modules.f0.rests import HUMMING_DECODERS
 from modules.onnx.manifest import DiffusionFacts, Manifest, VocoderFacts
 from modules.onnx.pitch import OnnxPredictors
 from modules.onnx.retrieval import CentreBlender, RetrievalBlender
@@ -69,6 +70,7 @@ class OnnxGenerator:
         self.sample_rate, self.hop_length = manifest.sampling_rate, manifest.hop_length
         self.speakers, self.n_speakers = dict(manifest.speakers), manifest.n_speakers
         self.unit_mode, self.takes_volume = manifest.unit_interpolate_mode, manifest.vol_embedding
+        self.hums_in_rests = manifest.vocoder_name in HUMMING_DECODERS
         self._f0_decoder: Session | None = None
 
     def check_f0_decoder(self) -> None:

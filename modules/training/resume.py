@@ -252,7 +252,11 @@ def _begin(network: TrainedNetwork, path: Path, kind: CheckpointKind, wanted: Ma
         rows = speaker_table.fit_base(state, kind.speaker_table, len(own), known, wanted)
     report = checkpoint.load_into(network.module, state, path, strict=False)
     notes = [f"starting from the base model {path.name}: {report.loaded} tensors loaded"]
-    return notes + [f"{path.name}: {note}" for note in (rows, report.describe()) if note]
+    if rows:
+        notes.append(f"{path.name}: {rows}")
+    if report.describe():
+        notes.append(f"{path.name}, left as initialised: {report.describe()}")
+    return notes
 
 
 def _resume(
