@@ -15,6 +15,9 @@ from pathlib import Path
 from modules import checkpoint
 from modules.errors import UserError
 from modules.files import write_text
+from modules.onnx.options import ExportOptions
+from modules.options import check, flags
+from modules.training.options import ReleaseOptions
 from modules.web.catalog import ModelEntry, config_of
 from modules.web.state import Session
 
@@ -72,16 +75,8 @@ def release(session: Session, model: str, kind: str, half: bool, name: str) -> I
     if config is None:
         config = session.folder / "config.json"
         write_text(config, _config_text(entry))
-    arguments: Words = [
-        "compress_model.py",
-        "-c",
-        config,
-        "-i",
-        _model(entry),
-        "-o",
-        target,
-        *(["-hf"] if half else []),
-    ]
+    options = ReleaseOptions(config, _model(entry), target, half=half)
+    arguments: Words = ["compress_model.py", *flags(options)]
     yield from run_script(session, arguments)
     if kind != "safetensors":
         write_text(target.parent / "config.json", _config_text(entry))
@@ -104,7 +99,9 @@ def export_onnx(session: Session, model: str, parts: Sequence[str], half: bool, 
                 {"model": state, "iteration": 0, "optimizer": None, "learning_rate": 0.0}, folder / "model.pth"
             )
         write_text(folder / "config.json", _config_text(entry))
-        arguments = ["onnx_export.py", "-n", name, *(["--parts", *parts] if parts else []), *(["-hf"] if half else [])]
+        options = ExportOptions(name, parts=tuple(parts), half=half)
+        check(options)  # what comes from a browser may be no part at all
+        arguments = ["onnx_export.py", *flags(options)]
         yield from run_script(session, arguments, ["--root", root, "--pretrain", session.folders.pretrain])
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
