@@ -12,8 +12,9 @@ from gradio.routes import mount_gradio_app
 from starlette.requests import Request
 
 from modules.web.convert.tab import ConvertTab
+from modules.web.guard import PageWatch, RequestGuard
 from modules.web.language import LANGUAGES, preferred_language, texts
-from modules.web.middleware import HeadScript, RequestGuard
+from modules.web.middleware import HeadScript
 from modules.web.page import QUIET, Page
 from modules.web.state import ServerState
 from modules.web.theme import CSS_FILE, theme
@@ -94,6 +95,7 @@ def build_app(state: ServerState, password: str | None, local_only: bool, max_up
             css=CSS_FILE.read_text(encoding="utf-8"),
         )
     app.add_middleware(HeadScript)
+    app.add_middleware(PageWatch, opened=state.page_opened, closed=state.page_closed)
     app.add_middleware(RequestGuard, password=password, local_only=local_only, max_body=max_upload)
     return app
 

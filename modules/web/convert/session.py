@@ -116,13 +116,18 @@ class ConversionSession:
         self.cancel = threading.Event()
         self._busy = threading.Lock()
 
+    @property
+    def busy(self) -> bool:
+        """Whether it converts."""
+        return self._busy.locked()
+
     def catalog(self) -> Catalog:
         """What this page can choose."""
         return list_models(self.folders, self.uploads.values())
 
     def load(self, options: ModelOptions) -> PooledVoice:
         """Load a voice, or share it. Raises UserError, Stopped."""
-        if self._busy.locked():
+        if self.busy:
             raise UserError("this page is converting", "", "wait, or cancel it first")
         self.cancel.clear()
         return self.load_if_needed(options)
