@@ -15,7 +15,7 @@ from modules.web.convert.tab import ConvertTab
 from modules.web.guard import PageWatch, RequestGuard
 from modules.web.language import LANGUAGES, preferred_language, texts
 from modules.web.middleware import HeadScript
-from modules.web.page import QUIET, Page
+from modules.web.page import QUIET, Page, PageBlocks
 from modules.web.state import ServerState
 from modules.web.theme import CSS_FILE, theme
 from modules.web.tools.tab import build_tools_tab
@@ -30,7 +30,8 @@ TABS: dict[str, Callable[[Page], object]] = {  # by their names in the address a
 
 def build_page(state: ServerState, language: str) -> gr.Blocks:
     """The whole page in one language."""
-    with gr.Blocks(title=texts(language)["page.title"], analytics_enabled=False) as blocks:
+    with PageBlocks(title=texts(language)["page.title"], analytics_enabled=False) as blocks:
+        blocks.language = language
         page = Page(state, language, blocks)
         _build_head(page)
         with gr.Tabs(elem_id="tabs"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,19 @@ def _trained_range(conversion: ConversionSession, model: str | None, speaker: st
 
 def _range_of(songs: list[Path]) -> Range | None:
     try:
-        return song_range(songs[0]) if songs else None
-    except UserError:  # the conversion will say so
+        return _range_of_file(songs[0], songs[0].stat().st_mtime_ns) if songs else None
+    except (UserError, OSError):  # the conversion will say so
         return None
+
+
+def _range_of_file(path: Path, written: int) -> Range | None:
+    with _LISTENING:  # Praat keeps the server from its work: one song at a time, and each once
+        return _listen(path, written)
+
+
+_LISTENING = threading.Lock()
+
+
+@functools.lru_cache(maxsize=256)
+def _listen(path: Path, written: int) -> Range | None:
+    return song_range(path)

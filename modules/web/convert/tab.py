@@ -17,7 +17,7 @@ from modules.web.convert.results import ResultsBox, show_queue
 from modules.web.convert.session import ConversionRequest, ConversionSession, check_request
 from modules.web.convert.song import SongBox
 from modules.web.convert.voice import VoiceBox
-from modules.web.page import QUIET, Page, Updates, Values
+from modules.web.page import QUIET, Page, Updates, Values, parse_number
 
 # What a slider offers: lowest, highest, step. Wider values stay possible on the command line.
 SANE: dict[str, tuple[float, float, float]] = {
@@ -130,6 +130,8 @@ def add_control(page: Page, name: str) -> gr.components.Component:
     if name in SANE:
         low, high, step = SANE[name]
         return page.field(gr.Slider, key, minimum=low, maximum=high, step=step, value=default)
+    if default is None:
+        return page.field(gr.Textbox, key, value="", placeholder=page.say("convert.by-itself"), max_lines=1)
     limits = {"minimum": setting.low, "maximum": _safe(setting.high)}
     return page.field(gr.Number, key, precision=0 if isinstance(default, int) else None, value=default, **limits)
 
@@ -142,7 +144,7 @@ def read_options(values: Mapping[str, Any]) -> InferenceOptions:
     """
     given: dict[str, Any] = {}
     for name, (field, setting) in _SETTINGS.items():
-        value = values[name]
+        value = values[name] if field.default is not None else parse_number(values[name], setting.flags[-1])
         if value is None and field.default is not None:
             raise UserError("the field is empty", setting.flags[-1], f"the default is {field.default}")
         given[name] = value if value is None else _like(field.default, value)

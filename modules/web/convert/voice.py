@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from modules.errors import UserError
 from modules.inference.options import PRECISIONS, ModelOptions
 from modules.web.catalog import Catalog, ModelEntry, entry_of_files, keep_together, speakers_of
 from modules.web.convert.session import ConversionSession, model_options
@@ -73,8 +74,12 @@ class VoiceBox:
         """Fill the fields that depend on the model, and ``outputs`` by ``make(speakers)``, when it changes."""
 
         def chosen(name: str | None, request: gr.Request) -> Updates:
-            entry = self._conversion(request).catalog().find(name) if name else None
-            speakers = speakers_of(entry) if entry is not None else {}
+            entry = self._conversion(request).catalog().entries.get(name or "")
+            try:
+                speakers = speakers_of(entry) if entry is not None else {}
+            except UserError as error:  # the speakers of the voice before are not its own
+                gr.Warning(self.page.describe(error), title=self.page.say("page.error"))
+                entry, speakers = None, {}
             first = next(iter(speakers), None)
             speaker = {self.speaker: gr.update(choices=list(speakers), value=first)}
             return {**speaker, **self._extras(entry), **make(speakers)}
