@@ -38,9 +38,10 @@ from modules.web.convert.worker import ConversionJob, ConversionResult, Progress
 from modules.web.folders import Folders
 from modules.web.language import LANGUAGES, preferred_language, texts
 from modules.web.page import Page
+from modules.web.scripts import error_of
 from modules.web.server import Settings, is_loopback
 from modules.web.state import ServerState
-from modules.web.tools.actions import check_name, error_of
+from modules.web.tools.actions import check_name
 from tests.conftest import ROOT
 from tests.standin_voice import RATE, small_config, write_encoder, write_model
 from tests.web_server import write_song
