@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.cli import make_parser, run
-from modules.data.options import CONFIG_PATH
 from modules.errors import UserError
+from modules.options import add_arguments, from_namespace
+from modules.training.options import CONFIG_PATH, ReleaseOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,20 +23,7 @@ TRAINING_ONLY = "enc_q."  # the posterior encoder
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser("Make a release of a model: no optimizer, no posterior encoder, about a third of the size.")
-    parser.add_argument(
-        "-c", "--config", type=Path, help=f"the model's config; default: config.json beside it, else {CONFIG_PATH}"
-    )
-    parser.add_argument("-i", "--input", type=Path, required=True, help="the model, G_<step>.pth")
-    parser.add_argument(
-        "-o", "--output", type=Path, help="the release; default <input>_release[_half].pth or .safetensors"
-    )
-    parser.add_argument("-hf", "--half", action="store_true", help="store 16-bit weights, half the size again")
-    parser.add_argument(
-        "--safetensors", action="store_true", help="write one .safetensors file that carries its config"
-    )
-    parser.add_argument(
-        "--posterior", type=Path, metavar="FILE", help="also write the posterior encoder, for training on from it"
-    )
+    add_arguments(parser, ReleaseOptions)
     return parser
 
 
@@ -44,24 +32,25 @@ def compress(args: argparse.Namespace) -> int:
     from modules import checkpoint
     from modules.config import load_config
 
-    output = args.output or default_output(args.input, args.half, args.safetensors)
-    if output.resolve() == args.input.resolve():
+    options = from_namespace(ReleaseOptions, args)
+    output = options.output or default_output(options.input, options.half, options.safetensors)
+    if output.resolve() == options.input.resolve():
         raise UserError("the output would overwrite the model", output, "choose another name with -o")
-    config_path = args.config or default_config(args.input)
+    config_path = options.config or default_config(options.input)
     config = load_config(config_path)
-    full = checkpoint.model_state(checkpoint.load(args.input), args.input)
-    check_fit(full, config, args.input, config_path)
-    if args.half:
+    full = checkpoint.model_state(checkpoint.load(options.input), options.input)
+    check_fit(full, config, options.input, config_path)
+    if options.half:
         full = {key: value.half() if value.is_floating_point() else value for key, value in full.items()}
     released = {key: value for key, value in full.items() if not key.startswith(TRAINING_ONLY)}
-    if args.posterior:
-        write_posterior({key: value for key, value in full.items() if key.startswith(TRAINING_ONLY)}, args)
+    if options.posterior:
+        write_posterior({key: value for key, value in full.items() if key.startswith(TRAINING_ONLY)}, options)
     if output.suffix == ".safetensors":
         checkpoint.save_safetensors(released, output, {"config": config.to_json()})
     else:
         checkpoint.save(release_dict(released, len(full), config), output)
     size = output.stat().st_size / 2**20
-    print(f"wrote {output}: {size:.1f} MiB, was {args.input.stat().st_size / 2**20:.1f} MiB")
+    print(f"wrote {output}: {size:.1f} MiB, was {options.input.stat().st_size / 2**20:.1f} MiB")
     return 0
 
 
@@ -97,17 +86,17 @@ def check_fit(state: dict[str, Tensor], config: Config, model: Path, config_path
         )
 
 
-def write_posterior(state: dict[str, Tensor], args: argparse.Namespace) -> None:
+def write_posterior(state: dict[str, Tensor], options: ReleaseOptions) -> None:
     """The posterior encoder as a .safetensors file. Raises UserError where the model has none."""
     from modules import checkpoint
 
-    if args.posterior.suffix != ".safetensors":
-        what = f"the posterior encoder cannot be written as {args.posterior.suffix or 'a file without suffix'}"
-        raise UserError(what, f"--posterior {args.posterior}", "let the name end in .safetensors")
+    if options.posterior.suffix != ".safetensors":
+        what = f"the posterior encoder cannot be written as {options.posterior.suffix or 'a file without suffix'}"
+        raise UserError(what, f"--posterior {options.posterior}", "let the name end in .safetensors")
     if not state:
-        raise UserError("the model has no posterior encoder: it is a release", args.input, "give a G_<step>.pth")
-    checkpoint.save_safetensors(state, args.posterior, {})
-    print(f"wrote {args.posterior}: {args.posterior.stat().st_size / 2**20:.1f} MiB")
+        raise UserError("the model has no posterior encoder: it is a release", options.input, "give a G_<step>.pth")
+    checkpoint.save_safetensors(state, options.posterior, {})
+    print(f"wrote {options.posterior}: {options.posterior.stat().st_size / 2**20:.1f} MiB")
 
 
 def default_output(model: Path, half: bool, safetensors: bool) -> Path:

@@ -144,16 +144,19 @@ def _check_value(value: Any, setting: Setting) -> None:
         raise UserError(f"{value} is out of range", flag, f"use {limits}")
 
 
-def flags(options: Any, root: Path | None = None) -> list[str]:
+def flags(options: Any, root: Path | None = None, shown: tuple[str, ...] = ()) -> list[str]:
     """The words of a command line that give the same options; what is at its default is left out.
 
     Args:
         root: paths inside it are written relative to it.
+        shown: fields that come first and are written at their default too, so that a reader sees them.
     """
     words: list[str] = []
-    for field, setting in settings(type(options)):
-        value = getattr(options, field.name)
-        if value == field.default:
+    declared = {field.name: (field, setting) for field, setting in settings(type(options))}
+    for name in dict.fromkeys((*shown, *declared)):
+        field, setting = declared[name]
+        value = getattr(options, name)
+        if value == field.default and name not in shown:
             continue
         words.append(setting.flags[0])
         if isinstance(value, bool) or (setting.const is not None and value == setting.const):
@@ -164,5 +167,6 @@ def flags(options: Any, root: Path | None = None) -> list[str]:
 
 def _as_word(value: Any, root: Path | None) -> str:
     if isinstance(value, Path):
-        return value.relative_to(root).as_posix() if root is not None and value.is_relative_to(root) else str(value)
+        inside = root is not None and value.is_relative_to(root)
+        return (value.relative_to(root) if root is not None and inside else value).as_posix()
     return f"{value:g}" if isinstance(value, float) else str(value)

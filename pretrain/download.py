@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from modules.text_formats import read_as
 MAX_BYTES = 8 * 2**30  # the largest weights there are have 3 GB
 CHUNK = 1 << 15  # bytes; a cut loses what came of the last chunk
 COME_BACK = (429, 500, 502, 503, 504)  # the server may answer better in a moment
-PLAIN_INTERVAL = 10.0  # seconds between lines in a log file
+PLAIN_INTERVAL = float(os.environ.get("PROGRESS_SECONDS", "10"))  # between lines in a log file
 
 
 class DownloadError(Exception):

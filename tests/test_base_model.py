@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,8 @@ import preprocess_flist_config
 import pretrain
 import train as script
 from modules import checkpoint
-from modules.config import Config, load_config
+from modules.config import Config, load_config, parse_config
+from modules.data.f0_ranges import trained_range
 from modules.errors import UserError
 from modules.training import base_model
 from modules.training.distributed import Ranks
@@ -291,3 +293,15 @@ def test_a_song_is_converted_with_nothing_but_the_base_model(
     (result,) = Path("out").glob("song*carol*.flac")
     assert soundfile.info(result).frames == 44100
     assert re.search("carol", result.name)
+
+
+def test_the_base_model_says_which_notes_its_speakers_were_trained_on() -> None:
+    """So the first conversion gets advice; and the weights are those that were trained."""
+    path = BASE_DIR / BASE_GENERATOR
+    config = parse_config(checkpoint.safetensors_metadata(path)["config"], path)
+    ranges = {speaker: trained_range(config, speaker) for speaker in config.spk}
+    assert all(found is not None and found[1] > 1.3 * found[0] for found in ranges.values())
+    assert ranges["pjs"] == (108.9, 352.1) and ranges["f001"] == (269.5, 546.8)
+    content = path.read_bytes()
+    weights = content[8 + int.from_bytes(content[:8], "little") :]
+    assert hashlib.sha256(weights).hexdigest() == "960d11bf1b93202738cffe181a6bc3492efeb9b3d7769a88e3cb82cecfd99806"

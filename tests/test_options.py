@@ -14,10 +14,12 @@ from modules.errors import UserError
 from modules.onnx.options import ExportOptions
 from modules.options import add_arguments, flags, from_namespace, settings
 from modules.quality.request import Request
+from modules.training.options import DiffusionTrainOptions, ReleaseOptions, TrainOptions
 from scripts.demo import DemoOptions
 
 CLASSES = (
     ResampleOptions, ListOptions, FeatureOptions, ClusterOptions, IndexOptions, ExportOptions, Request, DemoOptions,
+    TrainOptions, DiffusionTrainOptions, ReleaseOptions,
 )  # fmt: skip
 
 
@@ -37,6 +39,8 @@ def other_value(default: Any, choices: tuple[str, ...] | None, type_name: str) -
         return next(choice for choice in choices if choice != default)
     if isinstance(default, (int, float)):
         return default + 1
+    if type_name in ("int | None", "float | None"):
+        return 7
     return Path("some where/else") if "Path" in type_name else "a name"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import pickle
 import re
 import shlex
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
@@ -24,8 +26,10 @@ from modules.data import f0_ranges
 from modules.errors import UserError
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.options import settings
+from modules.web import page as page_module
 from modules.web.catalog import entry_of_files, list_models
 from modules.web.convert import mix as mix_table
+from modules.web.convert import song as song_box
 from modules.web.convert.pool import VoicePool
 from modules.web.convert.session import ConversionRequest, ResultNames, command_line, mix_text, model_options
 from modules.web.convert.spectrogram import log_spectrogram
@@ -33,8 +37,11 @@ from modules.web.convert.tab import CUTTING, PITCH, SANE, SOUND, UPPERMOST, read
 from modules.web.convert.worker import ConversionJob, ConversionResult, Progress, Stopped, VoiceProcess
 from modules.web.folders import Folders
 from modules.web.language import LANGUAGES, preferred_language, texts
+from modules.web.page import Page
+from modules.web.scripts import error_of
 from modules.web.server import Settings, is_loopback
-from modules.web.tools.actions import check_name, error_of
+from modules.web.state import ServerState
+from modules.web.tools.actions import check_name
 from tests.conftest import ROOT
 from tests.standin_voice import RATE, small_config, write_encoder, write_model
 from tests.web_server import write_song
@@ -395,3 +402,79 @@ def test_a_model_that_cannot_be_loaded_leaves_no_process(voice_home: Path, optio
     with pytest.raises(Stopped):
         process.load(cancelled)
     assert not process.alive and time.monotonic() - start < 2
+
+
+def test_only_folders_that_train_index_wrote_are_offered_as_an_index(tmp_path: Path) -> None:
+    """What the page ran lies in logs/<model>/jobs, and one of its notes is called index.json."""
+    write_model(tmp_path / "logs/m", name="G_8.pth")
+    for folder, content in (
+        ("jobs", '{"step": "index", "command": ["x"]}'),
+        ("list", '{"speakers": ["a"]}'),
+        ("deep", "[" * 100_000),
+        ("feature_and_index", '{"version": 1, "speakers": {"0": {}}}'),
+    ):
+        (tmp_path / "logs/m" / folder).mkdir()
+        (tmp_path / "logs/m" / folder / "index.json").write_text(content)
+    entry = list_models(Folders(tmp_path, ROOT, tmp_path)).find("logs/m/G_8.pth")
+    assert [(index.name, index.retrieval) for index in entry.clusters] == [("feature_and_index", True)]
+
+
+def test_a_voice_whose_config_cannot_be_read_is_named_and_not_offered(tmp_path: Path) -> None:
+    write_model(tmp_path / "trained/good", name="good.pth")
+    for name, config in (("a_list", "[1]"), ("cut", '{"spk": {'), ("wrong", '{"spk": 3}')):
+        write_model(tmp_path / "trained" / name, name="x.pth")
+        (tmp_path / "trained" / name / "config.json").write_text(config)
+    (tmp_path / "checkpoints/cut").mkdir(parents=True)
+    (tmp_path / "checkpoints/cut/parts.json").write_text("{")
+    catalog = list_models(Folders(tmp_path, ROOT, tmp_path))
+    assert list(catalog.entries) == ["trained/good", "base"]
+    named = sorted(problem.partition(":")[0] for problem in catalog.problems)
+    assert named == ["checkpoints/cut (ONNX)", "trained/a_list", "trained/cut", "trained/wrong"]
+
+
+def test_the_range_of_a_song_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Path] = []
+
+    def measure(path: Path) -> tuple[float, float]:
+        measured.append(path)
+        return 100.0, 200.0
+
+    monkeypatch.setattr(song_box, "song_range", measure)
+    path = write_song(tmp_path / "song.wav", 0.5)
+    assert [song_box._range_of([path]) for _ in range(3)] == [(100.0, 200.0)] * 3 and measured == [path]
+    os.utime(path, (1, 1))  # another song of that name
+    song_box._range_of([path])
+    assert measured == [path, path] and song_box._range_of([tmp_path / "gone.wav"]) is None
+
+
+def test_a_row_that_is_being_typed_into_the_mix_says_so_beside_the_table(tmp_path: Path) -> None:
+    with gr.Blocks() as blocks:
+        box = mix_table.MixBox(Page(ServerState(tmp_path, ROOT, tmp_path), "en", blocks))
+    half = [["alice", 0, 100, 1, 0], ["", "", "5", None, ""]]
+    for rows in (half, [["alice", 0, 100]], [["alice"], []], [[None] * 5]):
+        shown = box._draw(rows)
+        assert ("not all numbers" in shown) == any(any(row) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "value", "fits"),
+    [(-24, 24, -24, True), (-24, 24, 25, False), (0, None, -1, False), (None, None, 5, True), (0, 9, "5", False)],
+)
+def test_numbers_of_the_page_are_held_to_their_limits(
+    minimum: float | None, maximum: float | None, value: Any, fits: bool
+) -> None:
+    with gr.Blocks():
+        number = gr.Number(minimum=minimum, maximum=maximum)
+        slider = gr.Slider(-24, 24)
+    assert page_module._is_in_range(number, value) == fits
+    assert page_module._is_in_range(number, None) and not page_module._is_in_range(slider, None)
+
+
+def test_a_field_that_may_be_empty_gives_nothing_or_a_number() -> None:
+    assert [page_module.parse_number(value, "x") for value in ("", " ", None, "0.5", 3)] == [None, None, None, 0.5, 3.0]
+    for wrong in ("half", True, [1]):
+        with pytest.raises(UserError, match="not a number"):
+            page_module.parse_number(wrong, "x")
+    values = {field.name: field.default for field, _ in settings(InferenceOptions)}
+    assert read_options({**values, "f0_filter_threshold": ""}) == InferenceOptions()
+    assert read_options({**values, "f0_filter_threshold": "0.2"}).f0_filter_threshold == 0.2

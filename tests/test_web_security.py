@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import contextlib
 import io
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import uvicorn
 
+from modules.web import guard as guard_module
+from modules.web import server as server_module
+from modules.web import state as state_module
+from modules.web.guard import RequestGuard
+from modules.web.state import ServerState
 from tests.conftest import ROOT
 from tests.standin_voice import write_model
 from tests.web_server import WebServer, make_home
@@ -199,6 +211,192 @@ def test_the_server_answers_to_its_own_names_alone(server: WebServer) -> None:
     status, _, headers = ask(f"{server.url}en/config", Origin="https://evil.example")
     assert headers.get("access-control-allow-origin") not in ("*", "https://evil.example")
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+OWN = b"127.0.0.1:7860"
+
+
+def guarded(
+    headers: Mapping[str, str],
+    path: str = "/en/gradio_api/upload",
+    body: tuple[bytes, ...] = (b"",),
+    password: str | None = None,
+    **scope: Any,
+) -> list[dict[str, Any]]:
+    """What a guard and an application that reads all of a body answer to one request."""
+    sent: list[dict[str, Any]] = []
+
+    async def ask_once() -> None:
+        guard = RequestGuard(reads_all, password, True, MAX_BODY)
+        await guard(request_scope(headers, path, **scope), pieces(body), collector(sent))
+
+    asyncio.run(ask_once())
+    return sent
+
+
+MAX_BODY = 200_000
+
+
+def request_scope(headers: Mapping[str, str], path: str, **scope: Any) -> dict[str, Any]:
+    raw = [
+        (name.replace("_", "-").encode(), value.encode()) for name, value in {"host": OWN.decode(), **headers}.items()
+    ]
+    return {"type": "http", "method": "POST", "path": path, "headers": raw, "client": ("10.0.0.1", 5), **scope}
+
+
+def pieces(body: tuple[bytes, ...]) -> Any:
+    waiting = [
+        {"type": "http.request", "body": part, "more_body": number < len(body)} for number, part in enumerate(body, 1)
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return waiting.pop(0)
+
+    return receive
+
+
+def collector(sent: list[dict[str, Any]]) -> Any:
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    return send
+
+
+async def reads_all(scope: Any, receive: Any, send: Any) -> None:
+    """An application; as Gradio's own it answers 500 where reading fails, and says so."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        return
+    try:
+        while (await receive())["more_body"]:
+            pass
+    except Exception:
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        raise
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "path", "status"),
+    [
+        ({}, "POST", "/en/gradio_api/upload", 200),  # no browser
+        ({"origin": "http://127.0.0.1:7860", "sec_fetch_site": "same-origin"}, "POST", "/en/gradio_api/upload", 200),
+        ({"origin": "https://evil.example"}, "POST", "/en/gradio_api/upload", 403),
+        ({"origin": "null"}, "POST", "/en/gradio_api/queue/join", 403),
+        ({"origin": "http://127.0.0.1:3000"}, "GET", "/en/config", 403),  # another program of this machine
+        ({"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}, "POST", "/en/gradio_api/upload", 403),
+        ({"sec_fetch_site": "same-site", "sec_fetch_mode": "no-cors"}, "GET", "/en/gradio_api/file=x", 403),
+        ({"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, "GET", "/en/", 200),  # a link to the page
+        ({"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, "GET", "/en/gradio_api/file=x", 403),
+        ({"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, "POST", "/en/", 403),
+        ({"sec_fetch_site": "none", "sec_fetch_mode": "navigate"}, "GET", "/", 200),
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "[::1]:7860", "127.0.0.2:7860"])
+def test_other_sites_neither_read_nor_send(
+    headers: dict[str, str], method: str, path: str, status: int, host: str
+) -> None:
+    own = {name: value.replace("127.0.0.1:7860", host) for name, value in headers.items()}
+    assert guarded({**own, "host": host}, path, method=method)[0]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "accepted"),
+    [
+        ({"origin": "http://127.0.0.1:7860"}, True),
+        ({"origin": "https://evil.example"}, False),
+        ({"host": "evil.example", "origin": "http://evil.example"}, False),
+        ({"origin": "http://127.0.0.1:7860", "authorization": "Basic Ondyb25n"}, False),
+    ],
+)
+def test_a_websocket_passes_the_same_checks(
+    headers: dict[str, str], accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard_module, "WRONG_PASSWORD_DELAY", 0.0)
+    password = "open sesame" if "authorization" in headers else None
+    answer = guarded(headers, "/en/ws", password=password, type="websocket")
+    assert [message["type"] for message in answer] == [f"websocket.{'accept' if accepted else 'close'}"]
+
+
+@pytest.mark.parametrize(("path", "most"), [("/en/gradio_api/upload", MAX_BODY + 64 * 1024), ("/en/x", 2 * 1000)])
+def test_a_body_without_a_length_is_counted_while_it_comes(
+    path: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard_module, "MOST_VALUES", 2000)
+    part = bytes(most // 4)
+    assert [one["status"] for one in guarded({}, path, (part,) * 4) if "status" in one] == [200]
+    assert [one["status"] for one in guarded({}, path, (part,) * 5 + (b"x",) * 100) if "status" in one] == [413]
+
+
+def test_wrong_passwords_of_one_client_are_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when many come at once, the right one among them; another client does not wait for it."""
+    pauses: list[float] = []
+    order: list[tuple[str, int]] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def attempt(guard: RequestGuard, name: str, client: str, password: str) -> None:
+        code = base64.b64encode(f":{password}".encode()).decode()
+        sent: list[dict[str, Any]] = []
+        scope = request_scope({"authorization": f"Basic {code}"}, "/", client=(client, 1))
+        await guard(scope, pieces((b"",)), collector(sent))
+        order.append((name, sent[0]["status"]))
+
+    async def attack() -> None:
+        guard = RequestGuard(reads_all, "open sesame", True, MAX_BODY)
+        guesses = [attempt(guard, "guess", "10.0.0.1", f"{number}") for number in range(4)]
+        flood = [attempt(guard, "flood", "10.0.0.1", "open sesame") for _ in range(10)]
+        await asyncio.gather(*guesses, *flood, attempt(guard, "other", "10.0.0.2", "open sesame"))
+        await attempt(guard, "later", "10.0.0.1", "open sesame")
+
+    monkeypatch.setattr(guard_module, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
+    asyncio.run(attack())
+    assert pauses == [guard_module.WRONG_PASSWORD_DELAY] * 4
+    assert order.index(("other", 200)) < order.index(("guess", 401)) < order.index(("flood", 200))
+    assert order.count(("flood", 429)) == 10 - (guard_module.MOST_WAITING - 4)
+    assert order[-1] == ("later", 200)
+
+
+def test_a_half_open_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.2)
+    config = uvicorn.Config(reads_all, http=server_module.patient_protocol(), log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        with contextlib.closing(socket.create_connection(listener.getsockname())) as silent:
+            silent.settimeout(30)
+            silent.sendall(b"GET / HTTP/1.1\r\nHost: local")
+            assert silent.recv(100) == b""
+        server.should_exit = True
+        thread.join()
+
+
+def test_a_session_without_an_open_page_ends(tmp_path: Path) -> None:
+    state = ServerState(tmp_path, ROOT, tmp_path)
+    request: Any = SimpleNamespace(session_hash="program"), SimpleNamespace(session_hash="browser")
+    program, browser = map(state.session, request)
+    state.page_opened("browser")
+    late = program.last_used + state_module.IDLE_SECONDS + 1
+    state.sweep(late - 2)
+    assert program.folder.exists()
+    state.sweep(late)
+    assert not program.folder.exists() and browser.folder.exists()
+    state.page_closed("browser")
+    state.sweep(late + 1)
+    assert not browser.folder.exists()
+    state.end()
+
+
+def test_uploads_of_other_sites_leave_nothing(server: WebServer) -> None:
+    files = Path(upload(server.url, "mine.wav", b"x")[1][0]).parents[1]
+    before = sorted(files.rglob("*"))
+    assert upload(server.url, "theirs.wav", bytes(1000), origin="https://evil.example")[0] == 403
+    assert upload(server.url, "theirs.wav", bytes(1000), sec_fetch_site="cross-site")[0] == 403
+    assert sorted(files.rglob("*")) == before
 
 
 def test_it_listens_on_this_machine_alone(server: WebServer) -> None:

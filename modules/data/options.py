@@ -29,13 +29,10 @@ class ResampleOptions:
         UserError: from ``check``, naming the flag, the value and what it may be.
     """
 
-    sample_rate: int = setting(44100, "--sr2", help="sampling rate to write, Hz", metavar="SR2")
-    in_dir: Path = setting(Path("dataset_raw"), "--in_dir", help="one folder a speaker")
-    out_dir: Path = setting(DATASET_DIR, "--out_dir2", help="where the wavs go", metavar="OUT_DIR2")
+    slice: bool = setting(False, "--slice", help="cut long recordings into clips of 5 to 15 s")
     skip_loudnorm: bool = setting(False, "--skip_loudnorm", help="keep the level of the recordings")
     loudnorm: str = setting("peak", "--loudnorm", help="peak: to full scale; lufs: to --lufs_target", choices=LOUDNORMS)
     lufs_target: float = setting(-18.0, "--lufs_target", help="loudness for --loudnorm lufs, LUFS")
-    slice: bool = setting(False, "--slice", help="cut long recordings into clips of 5 to 15 s")
     pitch_shift: tuple[float, ...] = setting(
         (),
         "--pitch_shift",
@@ -43,15 +40,18 @@ class ResampleOptions:
         many=True,
         metavar="SEMITONES",
     )
-    speakers: tuple[str, ...] = setting(
-        (), "--speakers", help="only these folders; default: all", many=True, metavar="NAME"
-    )
+    sample_rate: int = setting(44100, "--sr2", help="sampling rate to write, Hz", metavar="SR2")
+    in_dir: Path = setting(Path("dataset_raw"), "--in_dir", help="one folder a speaker")
+    out_dir: Path = setting(DATASET_DIR, "--out_dir2", help="where the wavs go", metavar="OUT_DIR2")
     report: str | None = setting(
         None,
         "--report",
         help="write nothing but a report on the recordings (to FILE too, as JSON): minutes, pitch, levels, problems",
         const="",
         metavar="FILE",
+    )
+    speakers: tuple[str, ...] = setting(
+        (), "--speakers", help="only these folders; default: all", many=True, metavar="NAME"
     )
     num_processes: int = setting(0, "--num_processes", help="worker processes; 0 is one a core")
 
@@ -92,26 +92,30 @@ class ResampleOptions:
 class ListOptions:
     """Step 2: which clips train and validate, and what the configs say."""
 
+    speech_encoder: str = setting("vec768l12", "--speech_encoder", help="speech encoder", choices=tuple(ENCODERS))
+    tiny: bool = setting(False, "--tiny", help="the smaller model for real-time conversion", exclusive="size")
+    micro: bool = setting(False, "--micro", help="a model small enough to train without a GPU", exclusive="size")
+    vol_aug: bool = setting(False, "--vol_aug", help="volume embedding, and loudness augmentation")
+    source_dir: str = setting(f"./{DATASET_DIR.as_posix()}", "--source_dir", help="one folder of wavs for each speaker")
     train_list: str = setting("./filelists/train.txt", "--train_list", help="list of training clips to write")
     val_list: str = setting("./filelists/val.txt", "--val_list", help="list of validation clips to write")
-    source_dir: str = setting(f"./{DATASET_DIR.as_posix()}", "--source_dir", help="one folder of wavs for each speaker")
+    config: Path = setting(CONFIG_PATH, "--config", help="config to write")
+    diffusion_config: Path = setting(DIFFUSION_CONFIG_PATH, "--diffusion_config", help="diffusion config to write")
+    model: str = setting("44k", "-m", "--model", help="the diffusion model will be in logs/<model>/diffusion")
+    seed: int = setting(1234, "--seed", help="decides which clips validate")
     speakers: tuple[str, ...] = setting(
         (), "--speakers", help="only these folders; default: all", many=True, metavar="NAME"
     )
-    speech_encoder: str = setting("vec768l12", "--speech_encoder", help="speech encoder", choices=tuple(ENCODERS))
-    vol_aug: bool = setting(False, "--vol_aug", help="volume embedding, and loudness augmentation")
-    tiny: bool = setting(False, "--tiny", help="the smaller model for real-time conversion", exclusive="size")
-    micro: bool = setting(False, "--micro", help="a model small enough to train without a GPU", exclusive="size")
-    model: str = setting("44k", "-m", "--model", help="the diffusion model will be in logs/<model>/diffusion")
-    seed: int = setting(1234, "--seed", help="decides which clips validate")
-    config: Path = setting(CONFIG_PATH, "--config", help="config to write")
-    diffusion_config: Path = setting(DIFFUSION_CONFIG_PATH, "--diffusion_config", help="diffusion config to write")
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
     """Step 3: which features are made, with what."""
 
+    f0_predictor: str = setting("rmvpe", "--f0_predictor", help="f0 predictor", choices=tuple(PREDICTORS))
+    f0_min: float = setting(50.0, "--f0_min", help="lowest f0 looked for, Hz")
+    f0_max: float = setting(1100.0, "--f0_max", help="highest f0 looked for, Hz")
+    num_processes: int = setting(1, "--num_processes", help="worker processes; 0 is one a core")
     device: str | None = setting(
         None, "-d", "--device", help="such as cpu, cuda:0 or mps; by default all GPUs, else the CPU"
     )
@@ -119,7 +123,3 @@ class FeatureOptions:
     config: Path = setting(CONFIG_PATH, "-c", "--config", help="names the encoder")
     use_diff: bool = setting(False, "--use_diff", help="also make what train_diff.py needs")
     diffusion_config: Path = setting(DIFFUSION_CONFIG_PATH, "--diffusion_config", help="names the vocoder")
-    f0_predictor: str = setting("rmvpe", "--f0_predictor", help="f0 predictor", choices=tuple(PREDICTORS))
-    f0_min: float = setting(50.0, "--f0_min", help="lowest f0 looked for, Hz")
-    f0_max: float = setting(1100.0, "--f0_max", help="highest f0 looked for, Hz")
-    num_processes: int = setting(1, "--num_processes", help="worker processes; 0 is one a core")

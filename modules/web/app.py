@@ -12,9 +12,10 @@ from gradio.routes import mount_gradio_app
 from starlette.requests import Request
 
 from modules.web.convert.tab import ConvertTab
+from modules.web.guard import PageWatch, RequestGuard
 from modules.web.language import LANGUAGES, preferred_language, texts
-from modules.web.middleware import HeadScript, RequestGuard
-from modules.web.page import QUIET, Page
+from modules.web.middleware import HeadScript
+from modules.web.page import QUIET, Page, PageBlocks
 from modules.web.state import ServerState
 from modules.web.theme import CSS_FILE, theme
 from modules.web.tools.tab import build_tools_tab
@@ -29,7 +30,8 @@ TABS: dict[str, Callable[[Page], object]] = {  # by their names in the address a
 
 def build_page(state: ServerState, language: str) -> gr.Blocks:
     """The whole page in one language."""
-    with gr.Blocks(title=texts(language)["page.title"], analytics_enabled=False) as blocks:
+    with PageBlocks(title=texts(language)["page.title"], analytics_enabled=False) as blocks:
+        blocks.language = language
         page = Page(state, language, blocks)
         _build_head(page)
         with gr.Tabs(elem_id="tabs"):
@@ -94,6 +96,7 @@ def build_app(state: ServerState, password: str | None, local_only: bool, max_up
             css=CSS_FILE.read_text(encoding="utf-8"),
         )
     app.add_middleware(HeadScript)
+    app.add_middleware(PageWatch, opened=state.page_opened, closed=state.page_closed)
     app.add_middleware(RequestGuard, password=password, local_only=local_only, max_body=max_upload)
     return app
 

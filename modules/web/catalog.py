@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +78,18 @@ class Catalog:
 def list_models(folders: Folders, uploaded: Iterable[ModelEntry] = ()) -> Catalog:
     """Look through trained/, logs/ and checkpoints/; uploaded ones come first, the one of the project last."""
     entries, problems = {entry.name: entry for entry in uploaded}, []
-    for found in (*_in_trained(folders.of_user("trained")), *_in_logs(folders.of_user("logs"))):
-        if isinstance(found, str):
-            problems.append(found)
+    found = (
+        *_in_trained(folders.of_user("trained")),
+        *_in_logs(folders.of_user("logs")),
+        *_in_checkpoints(folders.of_user("checkpoints")),
+    )
+    for one in found:
+        if isinstance(one, str):
+            problems.append(one)
+        elif problem := _problem(one):
+            problems.append(problem)
         else:
-            entries[found.name] = found
-    for folder in _folders(folders.of_user("checkpoints")):
-        if (folder / PARTS_FILE).is_file():
-            name = f"checkpoints/{folder.name} (ONNX)"
-            entries[name] = ModelEntry(name, None, onnx=folder)
+            entries[one.name] = one
     if (BASE_DIR / BASE_GENERATOR).is_file():
         entries[BASE_NAME] = ModelEntry(BASE_NAME, BASE_DIR / BASE_GENERATOR)
     return Catalog(entries, tuple(problems))
@@ -176,6 +180,21 @@ def _in_logs(root: Path) -> Iterator[ModelEntry]:
             yield ModelEntry(f"logs/{folder.name}/{model.name}", model, config, None, diffusions, clusters)
 
 
+def _in_checkpoints(root: Path) -> Iterator[ModelEntry]:
+    for folder in _folders(root):
+        if (folder / PARTS_FILE).is_file():
+            yield ModelEntry(f"checkpoints/{folder.name} (ONNX)", None, onnx=folder)
+
+
+def _problem(entry: ModelEntry) -> str | None:
+    """What is wrong with what says who sings in a model; None where it can be read."""
+    try:
+        speakers_of(entry)
+    except UserError as error:
+        return f"{entry.name}: {error.what}"
+    return None
+
+
 def _newest_first(path: Path) -> tuple[int, int]:
     step = path.stem.removeprefix("G_")
     return (0, 0) if step == "best" else (1, -int(step)) if step.isdigit() else (2, 0)
@@ -224,9 +243,18 @@ def _clusters(files: list[Path], taken: list[Path], folder: Path) -> tuple[UnitI
         for path in files
         if path.suffix in CLUSTER_SUFFIXES and path not in taken and (path.suffix == ".pkl" or "kmeans" in path.stem)
     ]
-    indexes = [index for index in _folders(folder) if (index / INDEX_FILE).is_file()]
+    indexes = [index for index in _folders(folder) if _is_index(index)]
     names = {cluster.path.stem for cluster in found}
     return (*found, *(UnitIndex(index.name, index, True) for index in indexes if index.name not in names))
+
+
+def _is_index(folder: Path) -> bool:
+    """Whether train_index.py wrote a folder. A file of that name alone says nothing: jobs/ has one of its own."""
+    try:
+        content = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("speakers"), dict)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import gradio as gr
 
 from modules.cli import describe_os_error
 from modules.errors import UserError
-from modules.web.language import texts
+from modules.web.language import DEFAULT, texts
 from modules.web.state import ServerState, Session
 
 P = ParamSpec("P")
@@ -27,6 +27,47 @@ QUIET: dict[str, Any] = {"show_progress": "hidden"}  # of an event
 def paragraph(markup: str, look: str = "mild") -> str:
     """HTML: a small line; ``look`` is a class of page.css: mild, good, warn or bad."""
     return f'<p class="{look}">{markup}</p>'
+
+
+def parse_number(value: Any, name: str) -> float | None:
+    """The number in a field that may be empty, which a gr.Number may not: it shows 0 for nothing. Raises UserError."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{value!r} is not a number", name, "give a number, or leave the field empty") from None
+
+
+class PageBlocks(gr.Blocks):
+    """A page that says in its own language which number is missing or out of its range when a button is pressed.
+
+    While a number is being typed it says nothing: -12 begins with a minus, which is no number yet.
+    """
+
+    language = DEFAULT
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+        for block, value in zip(block_fn.inputs, inputs, strict=False):
+            if isinstance(block, (gr.Slider, gr.Number)) and not _is_in_range(block, value):
+                pressed = any(event == "click" for _, event in block_fn.targets)
+                raise gr.Error(self._complaint(block), 10, pressed, texts(self.language)["page.error"], False)
+        return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+
+    def _complaint(self, block: gr.Slider | gr.Number) -> str:
+        known, low, high = texts(self.language), block.minimum, block.maximum
+        key = "page.number" if low is None else "page.number.from" if high is None else "page.number.between"
+        return html.escape(known[key].format(name=block.label, low=low, high=high))
+
+
+def _is_in_range(block: gr.Slider | gr.Number, value: Any) -> bool:
+    if value is None:
+        return isinstance(block, gr.Number)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return (block.minimum is None or value >= block.minimum) and (block.maximum is None or value <= block.maximum)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import ipaddress
 import os
@@ -20,6 +21,7 @@ from modules.errors import UserError
 
 PASSWORD_VARIABLE = "WEBUI_PASSWORD"
 SHORTEST_PASSWORD = 8
+HEAD_SECONDS = 15.0  # in which the head of a request has to arrive
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,47 @@ def serve(settings: Settings) -> int:
             webbrowser.open(address)
         # uvicorn closes down and then raises the signal once more, which must not end the process before its clean-up
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app, http=patient_protocol(), log_level="warning", access_log=False, timeout_graceful_shutdown=2
+        )
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             state.end()
     return 0
+
+
+def patient_protocol() -> type[asyncio.Protocol]:
+    """Uvicorn's HTTP with an end of its patience: a connection on which no whole head of a request comes is closed."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class PatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        _patience: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._wait_for_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._patience is not None and not self._is_between_requests():
+                self._patience.cancel()
+                self._patience = None
+            self._wait_for_head()
+
+        def _wait_for_head(self) -> None:
+            if self._patience is None and self._is_between_requests():
+                self._patience = self.loop.call_later(HEAD_SECONDS, self._lose_patience)
+
+        def _is_between_requests(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _lose_patience(self) -> None:
+            self._patience = None
+            if self._is_between_requests() and self.transport.get_protocol() is self:  # it is no WebSocket by now
+                self.transport.close()
+
+    return PatientProtocol
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -25,7 +25,34 @@ document.documentElement.lang = "LOCALE";
 def theme() -> gr.themes.Base:
     """A plain theme that loads no font from anywhere."""
     plain = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=SANS, font_mono=MONO)
-    return plain.set(body_background_fill="*neutral_50", block_label_background_fill="*background_fill_primary")
+    # Gradio's own greys and teals are too pale to be read by everybody: WCAG AA asks for a contrast of 4.5
+    quiet, quiet_dark, strong = "*neutral_600", "*neutral_300", "*primary_700"
+    return plain.set(
+        body_background_fill="*neutral_50",
+        block_label_background_fill="*background_fill_primary",
+        body_text_color_subdued=quiet,
+        body_text_color_subdued_dark=quiet_dark,
+        block_info_text_color=quiet,
+        block_info_text_color_dark=quiet_dark,
+        block_label_text_color=quiet,
+        block_label_text_color_dark=quiet_dark,
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        color_accent=strong,
+        button_primary_background_fill=strong,
+        button_primary_background_fill_dark=strong,
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+        button_primary_text_color="white",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+        button_cancel_text_color="white",
+        link_text_color=strong,
+        link_text_color_dark="*primary_300",
+    )
 
 
 def head_script(language: str) -> str:

@@ -35,7 +35,7 @@ class MixBox:
                 type="array",
                 interactive=True,
                 row_count=1,
-                column_count=5,
+                column_count=(len(COLUMNS), "fixed"),  # none can be added or deleted
                 show_label=False,
             )
             self.drawing = page.field(gr.HTML, "convert.mix-drawing")
@@ -47,11 +47,9 @@ class MixBox:
         return {self.rows: gr.update(value=first_rows(list(speakers)))}
 
     def _draw(self, rows: list[Row]) -> str:
-        speakers = {name: number for number, name in enumerate(tracks_of(rows))} if rows else {}
-        if not speakers:
-            return ""
         try:
-            return draw(rows, speakers)
+            speakers = {name: number for number, name in enumerate(tracks_of(rows))} if rows else {}
+            return draw(rows, speakers) if speakers else ""
         except UserError as error:  # while a row is being typed
             return paragraph(self.page.describe(error))
 

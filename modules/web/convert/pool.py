@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modules.inference.options import ModelOptions
-from modules.web.convert.worker import POLL, ConversionEvent, ConversionJob, Progress, Stopped, VoiceFacts, VoiceProcess
+from modules.web.convert.worker import (
+    POLL,
+    ConversionEvent,
+    ConversionJob,
+    Stopped,
+    VoiceFacts,
+    VoiceProcess,
+    Waiting,
+    finish,
+)
 
 Key = tuple[ModelOptions, tuple[int, ...]]
 
@@ -33,7 +42,13 @@ class VoicePool:
         self._lock = threading.Lock()
 
     def acquire(self, options: ModelOptions, pretrain: Path, session: str, cancel: Any) -> PooledVoice:
-        """The loaded voice of these options; what the session held before is released.
+        """As ``acquiring``, without a word while it waits."""
+        return finish(self.acquiring(options, pretrain, session, cancel))
+
+    def acquiring(
+        self, options: ModelOptions, pretrain: Path, session: str, cancel: Any
+    ) -> Generator[Waiting, None, PooledVoice]:
+        """The loaded voice of these options; what the session held before is released. Yields while it waits.
 
         Raises:
             UserError: it cannot be loaded.
@@ -45,8 +60,11 @@ class VoicePool:
             voice.holders.add(session)
         self.release(session, but=voice)
         try:
-            with _turn(voice, cancel):
-                self._start(voice, pretrain, cancel)
+            yield from _turn(voice, cancel)
+            try:
+                yield from self._start(voice, pretrain, cancel)
+            finally:
+                voice.busy.release()
         except BaseException:
             self.release(session)
             raise
@@ -54,12 +72,9 @@ class VoicePool:
 
     def convert(self, voice: PooledVoice, job: ConversionJob, pretrain: Path, cancel: Any) -> Iterator[ConversionEvent]:
         """As VoiceProcess.convert, when it is this job's turn; a process that was ended is started again."""
-        while not voice.busy.acquire(timeout=POLL):
-            if cancel.is_set():
-                raise Stopped
-            yield Progress(0.0)
+        yield from _turn(voice, cancel)
         try:
-            process = self._start(voice, pretrain, cancel)
+            process = yield from self._start(voice, pretrain, cancel)
             yield from process.convert(job, cancel)
         finally:
             voice.busy.release()
@@ -85,26 +100,19 @@ class VoicePool:
             if voice.process is not None:
                 voice.process.close()
 
-    def _start(self, voice: PooledVoice, pretrain: Path, cancel: Any) -> VoiceProcess:
+    def _start(self, voice: PooledVoice, pretrain: Path, cancel: Any) -> Generator[Waiting, None, VoiceProcess]:
         if voice.process is None or not voice.process.alive:
             voice.process = VoiceProcess(voice.options, pretrain)
-            voice.facts = voice.process.load(cancel)
+            voice.facts = yield from voice.process.loading(cancel)
         return voice.process
 
 
-class _turn:
-    """Wait until nobody else uses a voice, or until ``cancel`` is set."""
-
-    def __init__(self, voice: PooledVoice, cancel: Any) -> None:
-        self.voice, self.cancel = voice, cancel
-
-    def __enter__(self) -> None:
-        while not self.voice.busy.acquire(timeout=POLL):
-            if self.cancel.is_set():
-                raise Stopped
-
-    def __exit__(self, *error: object) -> None:
-        self.voice.busy.release()
+def _turn(voice: PooledVoice, cancel: Any) -> Iterator[Waiting]:
+    """Take ``busy``: wait until nobody else uses a voice. Raises Stopped where ``cancel`` is set."""
+    while not voice.busy.acquire(timeout=POLL):
+        if cancel.is_set():
+            raise Stopped
+        yield Waiting("loading" if voice.facts is None else "in-line")
 
 
 def _stamps(options: ModelOptions) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,17 +31,20 @@ class ResultsBox:
         page = self.page
         player: dict[str, Any] = {"interactive": False, "buttons": []}
         code: dict[str, Any] = {"lines": 1, "wrap_lines": True, "interactive": False}
-        with gr.Row():
-            self.audio = page.field(gr.Audio, "result.audio", label=page.say("result.choice"), **player)
-            self.source = page.field(gr.Audio, "result.source", **player)
+        self.audio = page.field(gr.Audio, "result.audio", label=page.say("result.choice"), **player)
         with gr.Row():
             self.downloads = {
                 kind: page.field(
-                    gr.DownloadButton, f"result.{kind}", label=page.say("result.download", kind=kind), size="sm"
+                    gr.DownloadButton,
+                    f"result.{kind}",
+                    label=page.say("result.download", kind=kind),
+                    size="sm",
+                    min_width=90,
                 )
                 for kind in DOWNLOADS
             }
         self.saved = page.field(gr.HTML, "result.saved")
+        self.source = page.field(gr.Audio, "result.source", **player)
         gr.HTML(page.note("result.picture.note"))
         self.picture = page.field(
             gr.Image,
@@ -92,9 +96,11 @@ def _row(page: Page, state: SongState) -> str:
     notes = "".join(paragraph(html.escape(line)) for line in state.warnings)
     if state.error is not None:
         notes += paragraph(page.describe(state.error), "bad")
+    unknown = state.status in ("loading", "in-line")
+    bar = '<i class="unknown"></i>' if unknown else f'<i style="width:{100 * share:.0f}%"></i>'
     return (
         f'<div class="song {state.status}"><span class="name">{html.escape(state.name)}</span>'
-        f'<span class="bar"><i style="width:{100 * share:.0f}%"></i></span>'
+        f'<span class="bar">{bar}</span>'
         f'<span class="state">{_status(page, state)}</span>{notes}</div>'
     )
 
@@ -102,6 +108,8 @@ def _row(page: Page, state: SongState) -> str:
 def _status(page: Page, state: SongState) -> str:
     if state.status == "running":
         return f"{100 * state.share:.0f} %"
+    if state.status in ("loading", "in-line"):
+        return page.say(f"convert.{state.status}", seconds=time.monotonic() - (state.started or 0.0))
     if state.status == "done":
         return page.say("convert.done", elapsed=state.elapsed)
     return page.say(f"convert.{state.status}")

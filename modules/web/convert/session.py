@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from modules.inference.speaker_mix import SpeakerMix
 from modules.options import flags
 from modules.web.catalog import Catalog, ModelEntry, list_models
 from modules.web.convert.pool import PooledVoice, VoicePool
-from modules.web.convert.worker import ConversionJob, Progress, Stopped
+from modules.web.convert.worker import POLL, ConversionJob, Progress, Stopped, Waiting, finish
 from modules.web.folders import Folders
 
 DOWNLOADS = ("wav", "flac", "mp3")
@@ -66,9 +67,10 @@ class SongState:
     """A row of the queue."""
 
     name: str
-    status: str = "waiting"  # running, done, failed, cancelled
+    status: str = "waiting"  # loading, in-line, running, done, failed, cancelled
     share: float = 0.0
-    elapsed: float = 0.0
+    started: float | None = None  # by time.monotonic
+    elapsed: float = 0.0  # seconds since then
     error: Exception | None = None
     warnings: tuple[str, ...] = ()
 
@@ -113,8 +115,14 @@ class ConversionSession:
         self.songs: dict[str, ConvertedSong] = {}
         self.speech: Path | None = None
         self.queue: list[SongState] = []
-        self.cancel = threading.Event()
+        self._cancels: list[threading.Event] = []  # one for each click on Convert whose songs are not done
+        self._loading = threading.Event()
         self._busy = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it converts, or is about to."""
+        return bool(self._cancels)
 
     def catalog(self) -> Catalog:
         """What this page can choose."""
@@ -122,53 +130,80 @@ class ConversionSession:
 
     def load(self, options: ModelOptions) -> PooledVoice:
         """Load a voice, or share it. Raises UserError, Stopped."""
-        if self._busy.locked():
+        if self.busy:
             raise UserError("this page is converting", "", "wait, or cancel it first")
-        self.cancel.clear()
-        return self.load_if_needed(options)
+        self._loading.clear()
+        return finish(self._acquire(options, self._loading))
+
+    def cancel(self) -> None:
+        """Stop what runs, and drop what waits."""
+        for event in (self._loading, *self._cancels):
+            event.set()
 
     def unload(self) -> None:
         """Stop what runs, and release the voice."""
-        self.cancel.set()
+        self.cancel()
         self.voice = None
         self.voices.release(self.name)
 
     def convert(self, request: ConversionRequest, songs: Sequence[Path]) -> Iterator[list[SongState]]:
         """Convert songs one after the other; yields the queue as it changes. A bad song does not stop the others.
 
+        What is converting already comes first: the songs are put behind it.
+
         Raises:
-            UserError: no songs, or the page is converting already.
+            UserError: no songs.
         """
         if not songs:
             raise UserError("there is no song", "", "choose a file, record one, or let one be spoken")
-        if not self._busy.acquire(blocking=False):
-            raise UserError("this page is already converting", "", "wait, or cancel it first")
+        cancel, states = threading.Event(), [SongState(song_stem(song)) for song in songs]
+        self.queue = [*self.queue, *states] if self.busy else states
+        self._cancels.append(cancel)
         try:
-            self.cancel.clear()
-            self.queue = [SongState(song_stem(song)) for song in songs]
             yield self.queue
-            for song, state in zip(songs, self.queue, strict=True):
-                yield from self._convert(request, song, state)
+            while not self._busy.acquire(timeout=POLL):
+                yield self.queue
+            try:
+                for song, state in zip(songs, states, strict=True):
+                    yield from self._convert(request, song, state, cancel)
+            finally:
+                self._busy.release()
         finally:
-            self._busy.release()
+            self._cancels.remove(cancel)
 
-    def _convert(self, request: ConversionRequest, song: Path, state: SongState) -> Iterator[list[SongState]]:
-        if self.cancel.is_set():
+    def _convert(
+        self, request: ConversionRequest, song: Path, state: SongState, cancel: threading.Event
+    ) -> Iterator[list[SongState]]:
+        if cancel.is_set():
             state.status = "cancelled"
             yield self.queue
             return
-        state.status = "running"
+        state.status, state.started = "loading", time.monotonic()
         yield self.queue
         try:
-            yield from self._convert_one(request, song, state)
+            yield from self._convert_one(request, song, state, cancel)
         except Stopped:
             state.status = "cancelled"
         except Exception as error:
             state.status, state.error = "failed", error
         yield self.queue
 
-    def _convert_one(self, request: ConversionRequest, song: Path, state: SongState) -> Iterator[list[SongState]]:
-        voice = self.load_if_needed(request.model)
+    def _acquire(self, options: ModelOptions, cancel: threading.Event) -> Generator[Waiting, None, PooledVoice]:
+        """The voice of these options; waits for it where another page is using it."""
+        self.voice = yield from self.voices.acquiring(options, self.folders.pretrain, self.name, cancel)
+        return self.voice
+
+    def _convert_one(
+        self, request: ConversionRequest, song: Path, state: SongState, cancel: threading.Event
+    ) -> Iterator[list[SongState]]:
+        loading = self._acquire(request.model, cancel)
+        while True:
+            try:
+                state.status = next(loading).reason
+            except StopIteration as end:
+                voice = end.value
+                break
+            yield self.queue
         who = MIX_NAME if request.mix is not None else request.speaker
         name = result_name(song, who, request.model, request.options, request.audio_format)
         saved = self.names.reserve(self.folders.of_user("results") / name)
@@ -179,26 +214,26 @@ class ConversionSession:
             copies = tuple(path for kind, path in files.items() if kind != request.audio_format)
             speaker: Any = request.mix if request.mix is not None else request.speaker
             job = ConversionJob(song, files[request.audio_format], speaker, request.options, copies, picture)
-            for event in self.voices.convert(voice, job, self.folders.pretrain, self.cancel):
+            for event in self.voices.convert(voice, job, self.folders.pretrain, cancel):
+                if isinstance(event, Waiting):
+                    state.status = event.reason
+                    yield self.queue
+                    continue
                 if isinstance(event, Progress):
-                    state.share = event.share
+                    state.status, state.share = "running", event.share
                     yield self.queue
                     continue
                 written = {kind: path for kind, path in files.items() if path == job.target or path in event.copies}
                 command = command_line(request, song.name, self.folders.work_dir)
                 mix = mix_text(request.tracks) if request.mix is not None else ""
                 self._keep(request, ConvertedSong(song, saved, written, picture, command, mix))
-                state.status, state.elapsed, state.warnings = "done", event.elapsed, event.warnings
+                state.status, state.warnings = "done", event.warnings
+                state.elapsed = time.monotonic() - (state.started or 0.0)
         except BaseException:
             shutil.rmtree(own, ignore_errors=True)
             raise
         finally:
             self.names.release(saved)
-
-    def load_if_needed(self, options: ModelOptions) -> PooledVoice:
-        """The voice of these options; waits for it where another page is using it."""
-        self.voice = self.voices.acquire(options, self.folders.pretrain, self.name, self.cancel)
-        return self.voice
 
     def _keep(self, request: ConversionRequest, song: ConvertedSong) -> None:
         """Copy what was made into results/, and remember it."""

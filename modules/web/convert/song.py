@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from modules.web.convert.voice import VoiceBox
 from modules.web.page import QUIET, Page, Updates, Values
 
 KINDS = ("files", "microphone", "speech")
+SAMPLE_SONG = Path(__file__).parents[3] / "demo" / "held_out" / "taro" / "scarborough_fair.flac"
 
 
 class SongBox:
@@ -29,9 +33,13 @@ class SongBox:
         with gr.Tabs(elem_id="convert-source"):
             with gr.Tab(page.say("convert.files"), id="files") as files_tab:
                 self.files = page.field(
-                    gr.File, "convert.files", file_count="multiple", file_types=sorted(AUDIO_EXTENSIONS), height=150
+                    gr.File, "convert.files", file_count="multiple", file_types=sorted(AUDIO_EXTENSIONS), height=110
                 )
-                gr.HTML(page.note("convert.files.note"))
+                with gr.Row(elem_classes="close"):
+                    gr.HTML(page.note("convert.files.note"))
+                    self.sample = page.field(
+                        gr.Button, "convert.try", size="sm", scale=0, min_width=120, visible=SAMPLE_SONG.is_file()
+                    )
             with gr.Tab(page.say("convert.microphone-tab"), id="microphone") as microphone_tab:
                 self.microphone = page.field(
                     gr.Audio, "convert.microphone", sources=["microphone"], type="filepath", buttons=[]
@@ -62,6 +70,16 @@ class SongBox:
         self.spoken = page.field(gr.Audio, "convert.spoken", interactive=False, buttons=[], visible=False)
         self.speech_state = page.field(gr.HTML, "convert.speech-state", value=page.note("convert.speech-note"))
         make.click(page.guarded(self._speak), [text, voice, rate], [self.spoken, self.speech_state])
+
+    def take_sample(self, values: Values, voice: VoiceBox, trans: Any, request: gr.Request) -> Updates:
+        """The song that comes along, and the transposition that suits the voice."""
+        conversion = self.page.session(request).conversion
+        song = conversion.folder / SAMPLE_SONG.name
+        shutil.copyfile(SAMPLE_SONG, song)
+        trained = _trained_range(conversion, values[voice.model], values[voice.speaker])
+        sung = _range_of([song]) if trained is not None else None
+        shift = suggested_shift(sung, trained) if sung is not None and trained is not None else 0
+        return {self.files: [str(song)], self.kind: "files", trans: shift}
 
     def chosen(self, conversion: ConversionSession, values: Values) -> list[Path]:
         """The songs of the tab that is open."""
@@ -127,6 +145,19 @@ def _trained_range(conversion: ConversionSession, model: str | None, speaker: st
 
 def _range_of(songs: list[Path]) -> Range | None:
     try:
-        return song_range(songs[0]) if songs else None
-    except UserError:  # the conversion will say so
+        return _range_of_file(songs[0], songs[0].stat().st_mtime_ns) if songs else None
+    except (UserError, OSError):  # the conversion will say so
         return None
+
+
+def _range_of_file(path: Path, written: int) -> Range | None:
+    with _LISTENING:  # Praat keeps the server from its work: one song at a time, and each once
+        return _listen(path, written)
+
+
+_LISTENING = threading.Lock()
+
+
+@functools.lru_cache(maxsize=256)
+def _listen(path: Path, written: int) -> Range | None:
+    return song_range(path)

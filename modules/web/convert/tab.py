@@ -17,7 +17,8 @@ from modules.web.convert.results import ResultsBox, show_queue
 from modules.web.convert.session import ConversionRequest, ConversionSession, check_request
 from modules.web.convert.song import SongBox
 from modules.web.convert.voice import VoiceBox
-from modules.web.page import QUIET, Page, Updates, Values
+from modules.web.convert.weights import WeightsBox
+from modules.web.page import QUIET, Page, Updates, Values, parse_number
 
 # What a slider offers: lowest, highest, step. Wider values stay possible on the command line.
 SANE: dict[str, tuple[float, float, float]] = {
@@ -35,13 +36,24 @@ SANE: dict[str, tuple[float, float, float]] = {
     "k_step": (1, 1000, 1),
     "enhancer_adaptive_key": (-12, 12, 1),
 }
-UPPERMOST = ("trans", "f0_predictor", "auto_predict_f0")
+UPPERMOST = ("trans", "f0_predictor")
 SOUND = (
     "noise_scale", "loudness_envelope_adjustment", "cluster_infer_ratio", "k_step", "second_encoding",
     "enhancer_adaptive_key", "seed",
 )  # fmt: skip
-PITCH = ("f0_filter_threshold", "f0_min", "f0_max")
+PITCH = ("f0_filter_threshold", "f0_min", "f0_max", "auto_predict_f0")
 CUTTING = ("slice_db", "pad_seconds", "clip", "linear_gradient", "linear_gradient_retain")
+
+DEPENDENT = (  # settings that some choices leave without effect
+    "f0_filter_threshold", "cluster_infer_ratio", "k_step", "second_encoding", "enhancer_adaptive_key",
+    "linear_gradient", "linear_gradient_retain",
+)  # fmt: skip
+IDLE_AT_FIRST = frozenset(DEPENDENT) - {"f0_filter_threshold"}
+WITH_THRESHOLD = ("crepe", "rmvpe", "fcpe")
+PAGE_DEFAULTS = {"f0_predictor": "fcpe"}  # better than that of the command line, which is the original's
+# On a phone the queue and the results lie further down.
+SHOW_QUEUE = """() => { if (window.innerWidth < 800)
+  document.getElementById("convert-start").scrollIntoView({behavior: "smooth", block: "start"}); }"""
 
 _SETTINGS: dict[str, tuple[dataclasses.Field[Any], Setting]] = {
     field.name: (field, setting) for field, setting in settings(InferenceOptions)
@@ -53,55 +65,111 @@ class ConvertTab:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=1, min_width=320):
-                self.voice = VoiceBox(page)
-            with gr.Column(scale=1, min_width=320):
+        self.options: dict[str, Any] = {}
+        with gr.Row(equal_height=False, elem_id="convert-columns"):
+            with gr.Column(scale=1, min_width=340):
                 self.song = SongBox(page)
-        self.options = self._add_settings()
-        self.mix = MixBox(page)
+                self.voice = VoiceBox(page)
+                self.weights = WeightsBox(page)
+                self._add_uppermost()
+            with gr.Column(scale=1, min_width=340):
+                with gr.Row():
+                    self.start = page.field(gr.Button, "convert.start", variant="primary", scale=3)
+                    self.cancel = page.field(
+                        gr.Button, "convert.cancel", variant="stop", scale=1, min_width=90, visible=False
+                    )
+                self.queue = page.field(gr.HTML, "convert.queue")
+                self.results = ResultsBox(page)
+                self.voice.add_state()
+        self._add_fine_tuning()
+        self._connect()
+
+    def _add_uppermost(self) -> None:
+        """The settings that matter for every song."""
+        page = self.page
         with gr.Row():
-            start = page.field(gr.Button, "convert.start", variant="primary", scale=3)
-            cancel = page.field(gr.Button, "convert.cancel", variant="stop", scale=1)
-        self.queue = page.field(gr.HTML, "convert.queue")
-        self.results = ResultsBox(page)
+            for name in UPPERMOST:
+                self.options[name] = add_control(page, name)
+            self.format = page.field(
+                gr.Dropdown, "convert.format", choices=list(WAV_FORMATS), value=WAV_FORMATS[0], min_width=100
+            )
 
-        self.voice.when_chosen([self.mix.rows], self.mix.refill)
-        self.song.watch_range(self.voice, self.options["trans"])
-        inputs = {*self.voice.inputs, *self.song.inputs, *self.options.values(), self.format, *self.mix.inputs}
-        outputs = [self.queue, self.results.choice, self.voice.state]
-        start.click(page.guarded(self.convert), inputs, outputs, concurrency_limit=8, **QUIET)
-        cancel.click(page.guarded(self.stop), None, None, **QUIET)
-
-    def _add_settings(self) -> dict[str, Any]:
-        """The components of InferenceOptions by name, the few that matter on top."""
+    def _add_fine_tuning(self) -> None:
         page = self.page
         gr.HTML(f"<h3>{page.say('convert.settings')}</h3>")
-        with gr.Row():
-            options = {name: add_control(page, name) for name in UPPERMOST}
-            self.format = page.field(gr.Dropdown, "convert.format", choices=list(WAV_FORMATS), value=WAV_FORMATS[0])
         for title, names in (("convert.sound", SOUND), ("convert.pitch", PITCH), ("convert.cutting", CUTTING)):
             with page.field(gr.Accordion, f"convert.{names[0]}-group", label=page.say(title), open=False), gr.Row():
                 for name in names:
                     with gr.Column(min_width=260):
-                        options[name] = add_control(page, name)
-        return options
+                        self.options[name] = add_control(page, name)
+        self.mix = MixBox(page)
+        self.voice.add_extras()
+
+    def _connect(self) -> None:
+        page, options, voice = self.page, self.options, self.voice
+        voice.connect()
+        voice.when_chosen([self.mix.rows], self.mix.refill)
+        self.weights.connect(voice, options["f0_predictor"])
+        self.song.watch_range(voice, options["trans"])
+        deciding = [options["f0_predictor"], options["clip"], voice.diffusion_mode, voice.cluster, voice.enhance]
+        gr.on(
+            [component.change for component in deciding],
+            page.guarded(self._grey_out),
+            {*deciding},
+            [options[name] for name in DEPENDENT],
+            **QUIET,
+        )
+        inputs = {*voice.inputs, *self.song.inputs, *options.values(), self.format, *self.mix.inputs}
+        outputs = [self.queue, self.results.choice, voice.state, self.cancel]
+        event: dict[str, Any] = {"concurrency_limit": 8, "trigger_mode": "multiple", **QUIET}
+        self.start.click(None, js=SHOW_QUEUE)
+        self.start.click(page.guarded(self.convert), inputs, outputs, **event)
+        self.song.sample.click(
+            page.guarded(self._take_sample), inputs, [self.song.files, self.song.kind, options["trans"]], **QUIET
+        ).success(page.guarded(self.convert), inputs, outputs, **event)
+        self.cancel.click(page.guarded(self.stop), None, None, **QUIET)
+
+    def _grey_out(self, values: Values) -> Updates:
+        """Settings that do nothing with what is chosen cannot be touched."""
+        voice, options = self.voice, self.options
+        shallow = values[voice.diffusion_mode] == "shallow"
+        clips = bool(values[options["clip"]])
+        heeded = {
+            "f0_filter_threshold": values[options["f0_predictor"]] in WITH_THRESHOLD,
+            "cluster_infer_ratio": bool(values[voice.cluster]),
+            "k_step": shallow,
+            "second_encoding": shallow,
+            "enhancer_adaptive_key": bool(values[voice.enhance]),
+            "linear_gradient": clips,
+            "linear_gradient_retain": clips,
+        }
+        return {options[name]: gr.update(interactive=heeded[name]) for name in DEPENDENT}
+
+    def _take_sample(self, values: Values, request: gr.Request) -> Updates:
+        self.weights.check(values, request)
+        return self.song.take_sample(values, self.voice, self.options["trans"], request)
 
     def convert(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         """Convert the songs, and show the queue as it moves."""
         conversion = self.page.session(request).conversion
-        wanted = self._read(conversion, values)
-        for states in conversion.convert(wanted, self.song.chosen(conversion, values)):
-            yield {self.queue: show_queue(self.page, states), self.voice.state: self.voice.status(conversion)}
+        wanted, songs = self._read(conversion, values), self.song.chosen(conversion, values)
+        self.weights.check(values, request)
+        for states in conversion.convert(wanted, songs):
+            yield {
+                self.queue: show_queue(self.page, states),
+                self.voice.state: self.voice.status(conversion),
+                self.cancel: gr.update(visible=True),
+            }
         yield {
             self.queue: show_queue(self.page, conversion.queue),
             self.results.choice: self.results.newest(conversion),
             self.voice.state: self.voice.status(conversion),
+            self.cancel: gr.update(visible=conversion.busy),
         }
 
     def stop(self, request: gr.Request) -> None:
         """Cancel what this page converts."""
-        self.page.session(request).conversion.cancel.set()
+        self.page.session(request).conversion.cancel()
 
     def _read(self, conversion: ConversionSession, values: Values) -> ConversionRequest:
         model, entry = self.voice.read(conversion, values)
@@ -122,14 +190,17 @@ class ConvertTab:
 def add_control(page: Page, name: str) -> gr.components.Component:
     """The component of one setting: its default and limits come from InferenceOptions."""
     field, setting = _SETTINGS[name]
-    key, default = f"convert.{name}", field.default
+    key, default = f"convert.{name}", PAGE_DEFAULTS.get(name, field.default)
+    live = {"interactive": name not in IDLE_AT_FIRST}
     if isinstance(default, bool):
-        return page.field(gr.Checkbox, key, value=default)
+        return page.field(gr.Checkbox, key, value=default, **live)
     if setting.choices:
-        return page.field(gr.Dropdown, key, choices=list(setting.choices), value=default)
+        return page.field(gr.Dropdown, key, choices=list(setting.choices), value=default, min_width=100)
     if name in SANE:
         low, high, step = SANE[name]
-        return page.field(gr.Slider, key, minimum=low, maximum=high, step=step, value=default)
+        return page.field(gr.Slider, key, minimum=low, maximum=high, step=step, value=default, min_width=180, **live)
+    if default is None:
+        return page.field(gr.Textbox, key, value="", placeholder=page.say("convert.by-itself"), max_lines=1)
     limits = {"minimum": setting.low, "maximum": _safe(setting.high)}
     return page.field(gr.Number, key, precision=0 if isinstance(default, int) else None, value=default, **limits)
 
@@ -142,7 +213,7 @@ def read_options(values: Mapping[str, Any]) -> InferenceOptions:
     """
     given: dict[str, Any] = {}
     for name, (field, setting) in _SETTINGS.items():
-        value = values[name]
+        value = values[name] if field.default is not None else parse_number(values[name], setting.flags[-1])
         if value is None and field.default is not None:
             raise UserError("the field is empty", setting.flags[-1], f"the default is {field.default}")
         given[name] = value if value is None else _like(field.default, value)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from modules.errors import UserError
 from modules.inference.options import PRECISIONS, ModelOptions
-from modules.web.catalog import Catalog, ModelEntry, entry_of_files, keep_together, speakers_of
+from modules.web.catalog import BASE_NAME, Catalog, ModelEntry, entry_of_files, keep_together, speakers_of
 from modules.web.convert.session import ConversionSession, model_options
 from modules.web.convert.worker import Stopped
+from modules.web.language import texts
 from modules.web.page import QUIET, Page, Updates, Values, paragraph
 
 NONE, AUTOMATIC = "", ""
@@ -27,32 +29,48 @@ class VoiceBox:
         self.page = page
         gr.HTML(f"<h3>{page.say('convert.voice')}</h3>")
         with gr.Row(elem_classes="close"):
-            self.model = page.field(gr.Dropdown, "convert.model", choices=[], scale=5)
-            refresh = page.field(gr.Button, "convert.refresh", value="⟳", scale=0, min_width=44)
-        self.speaker = page.field(gr.Dropdown, "convert.speaker", choices=[])
+            self.model = page.field(gr.Dropdown, "convert.model", choices=[], scale=5, min_width=150)
+            self.speaker = page.field(gr.Dropdown, "convert.speaker", choices=[], scale=4, min_width=130)
+            self.refresh = page.field(gr.Button, "convert.refresh", value="⟳", scale=0, min_width=44)
         self.problems = page.field(gr.HTML, "convert.problems")
-        with page.field(gr.Accordion, "convert.upload-group", open=False):
-            upload = page.field(gr.File, "convert.upload", file_count="multiple", file_types=UPLOADS, show_label=False)
-            gr.HTML(page.note("convert.upload.note"))
+        self.every = page.field(gr.Checkbox, "convert.all-checkpoints", visible=False, container=False)
+
+    def add_state(self) -> None:
+        """What is loaded, and two links for who wants to decide on that."""
+        page = self.page
+        with gr.Row(elem_classes="close"):
+            self.state = page.field(gr.HTML, "convert.state", value=page.note("convert.not-loaded"))
+            link: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 60, "elem_classes": "link"}
+            self.load = page.field(gr.Button, "convert.load", **link)
+            self.unload = page.field(gr.Button, "convert.unload", **link)
+
+    def add_extras(self) -> None:
+        """What few people need: a model of their own, diffusion, timbre, device."""
+        page = self.page
         with page.field(gr.Accordion, "convert.more", open=False):
             self._add_more()
-        with gr.Row():
-            load = page.field(gr.Button, "convert.load", min_width=80)
-            unload = page.field(gr.Button, "convert.unload", min_width=80)
-        self.state = page.field(gr.HTML, "convert.state", value=page.note("convert.not-loaded"))
+        with page.field(gr.Accordion, "convert.upload-group", open=False):
+            self.upload = page.field(
+                gr.File, "convert.upload", file_count="multiple", file_types=UPLOADS, show_label=False, height=120
+            )
+            gr.HTML(page.note("convert.upload.note"))
+
+    def connect(self) -> None:
+        """What happens when the components are touched."""
+        page = self.page
         self.inputs: set[gr.blocks.Block] = {
             self.model, self.speaker, self.diffusion_mode, self.diffusion, self.cluster, self.device, self.precision,
             self.enhance,
         }  # fmt: skip
-
-        listed = [self.model, self.problems]
-        page.blocks.load(page.guarded(self._list), self.model, listed, **QUIET)
+        shown, listed = [self.model, self.every], [self.model, self.problems, self.every]
+        page.blocks.load(page.guarded(self._list), shown, listed, **QUIET)
         if page.tab is not None:  # another tab may have made a model
-            page.tab.select(page.guarded(self._list), self.model, listed, **QUIET)
-        refresh.click(page.guarded(self._list), self.model, listed, **QUIET)
-        upload.upload(page.guarded(self._take_upload), upload, listed)
-        load.click(page.guarded(self._load), self.inputs, self.state, concurrency_limit=8)
-        unload.click(page.guarded(self._unload), None, self.state, **QUIET)
+            page.tab.select(page.guarded(self._list), shown, listed, **QUIET)
+        self.refresh.click(page.guarded(self._list), shown, listed, **QUIET)
+        self.every.change(page.guarded(self._list), shown, listed, **QUIET)
+        self.upload.upload(page.guarded(self._take_upload), self.upload, listed)
+        self.load.click(page.guarded(self._load), self.inputs, self.state, concurrency_limit=8)
+        self.unload.click(page.guarded(self._unload), None, self.state, **QUIET)
 
     def _add_more(self) -> None:
         page = self.page
@@ -73,10 +91,15 @@ class VoiceBox:
         """Fill the fields that depend on the model, and ``outputs`` by ``make(speakers)``, when it changes."""
 
         def chosen(name: str | None, request: gr.Request) -> Updates:
-            entry = self._conversion(request).catalog().find(name) if name else None
-            speakers = speakers_of(entry) if entry is not None else {}
+            entry = self._conversion(request).catalog().entries.get(name or "")
+            try:
+                speakers = speakers_of(entry) if entry is not None else {}
+            except UserError as error:  # the speakers of the voice before are not its own
+                gr.Warning(self.page.describe(error), title=self.page.say("page.error"))
+                entry, speakers = None, {}
             first = next(iter(speakers), None)
-            speaker = {self.speaker: gr.update(choices=list(speakers), value=first)}
+            labels = [(self._speaker_label(name, speaker), speaker) for speaker in speakers]
+            speaker = {self.speaker: gr.update(choices=labels, value=first)}
             return {**speaker, **self._extras(entry), **make(speakers)}
 
         filled = [self.speaker, self.diffusion, self.cluster, *outputs]
@@ -110,12 +133,25 @@ class VoiceBox:
     def _conversion(self, request: gr.Request) -> ConversionSession:
         return self.page.session(request).conversion
 
-    def _list(self, current: str | None, request: gr.Request) -> Updates:
+    def _speaker_label(self, model: str | None, speaker: str) -> str:
+        """The name of a speaker; of those of the base model also who they are."""
+        who = texts(self.page.language).get(f"base.{speaker}") if model == BASE_NAME else None
+        return f"{speaker} – {who}" if who else speaker
+
+    def _list(self, current: str | None, every: bool, request: gr.Request) -> Updates:
         catalog = self._conversion(request).catalog()
-        update: dict[str, Any] = {"choices": list(catalog.entries)}
+        shown = catalog.entries if every else {name: catalog.entries[name] for name in newest(catalog.entries)}
+        if current in catalog.entries:
+            shown = {**shown, current: catalog.entries[current]}
+        update: dict[str, Any] = {"choices": labelled(self.page, shown)}
         if current not in catalog.entries:  # else it is not set again: the user may be choosing another one just now
             update["value"] = next(iter(catalog.entries), None)
-        return {self.model: gr.update(**update), self.problems: self._problems(catalog)}
+        hides = every or len(newest(catalog.entries)) < len(catalog.entries)
+        return {
+            self.model: gr.update(**update),
+            self.problems: self._problems(catalog),
+            self.every: gr.update(visible=hides),
+        }
 
     def _problems(self, catalog: Catalog) -> str:
         lines = [self.page.say("convert.left-out", problem=problem) for problem in catalog.problems]
@@ -142,8 +178,9 @@ class VoiceBox:
         conversion.uploads[name] = entry_of_files(name, keep_together(paths, conversion.folder))
         catalog = conversion.catalog()
         return {
-            self.model: gr.update(choices=list(catalog.entries), value=name),
+            self.model: gr.update(choices=labelled(self.page, catalog.entries), value=name),
             self.problems: self._problems(catalog),
+            self.every: gr.skip(),
         }
 
     def _load(self, values: Values, request: gr.Request) -> str:
@@ -158,6 +195,33 @@ class VoiceBox:
     def _unload(self, request: gr.Request) -> str:
         self._conversion(request).unload()
         return self.page.note("convert.unloaded")
+
+
+def newest(names: Iterable[str]) -> list[str]:
+    """Of each model in logs/ only the best checkpoint, or the newest one: it comes first."""
+    found: dict[str, str] = {}
+    for name in names:
+        kind, _, rest = name.partition("/")
+        found.setdefault(f"logs/{rest.partition('/')[0]}" if kind == "logs" else name, name)
+    return list(found.values())
+
+
+def labelled(page: Page, names: Iterable[str]) -> list[tuple[str, str]]:
+    """(what a person reads, name) of models: logs/maria/G_best.pth is "maria (best)"."""
+    return [(_label(page, name), name) for name in names]
+
+
+def _label(page: Page, name: str) -> str:
+    if name == BASE_NAME:
+        return page.say("convert.base")
+    kind, _, rest = name.partition("/")
+    folder, _, file = rest.partition("/")
+    if kind != "logs" or not file:
+        return name
+    step = Path(file).stem.removeprefix("G_")
+    if step == "best":
+        return page.say("convert.best", name=folder)
+    return page.say("convert.at-step", name=folder, step=step) if step.isdigit() else name
 
 
 def devices() -> list[str]:

@@ -12,11 +12,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from modules.errors import UserError
 from modules.inference.options import InferenceOptions, ModelOptions
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from modules.inference.speaker_mix import SpeakerMix
     from modules.inference.svc import Svc
 
+Value = TypeVar("Value")
 POLL = 0.1  # seconds
 GRACE = 0.7  # seconds that a conversion gets to stop by itself
 CONVERSION_SHARE = 0.95  # of the progress; the rest is copies and the picture
@@ -85,7 +86,14 @@ class Progress:
     share: float
 
 
-ConversionEvent = Progress | ConversionResult
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing is converted yet: the voice is loading, or another page is using it."""
+
+    reason: Literal["loading", "in-line"]
+
+
+ConversionEvent = Progress | Waiting | ConversionResult
 
 
 class VoiceProcessError(Exception):
@@ -94,6 +102,16 @@ class VoiceProcessError(Exception):
 
 class Stopped(Exception):
     """The conversion was cancelled."""
+
+
+def finish(work: Generator[Any, None, Value]) -> Value:
+    """What a generator returns at its end; what it yields is dropped."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            value: Value = end.value
+            return value
 
 
 class VoiceProcess:
@@ -120,8 +138,18 @@ class VoiceProcess:
         return self.process.is_alive()
 
     def load(self, cancel: Any = None) -> VoiceFacts:
-        """Wait for the model. Raises UserError where it cannot be loaded, Stopped where ``cancel`` was set."""
+        """Wait for the model, as ``loading`` does."""
+        return finish(self.loading(cancel))
+
+    def loading(self, cancel: Any = None) -> Generator[Waiting, None, VoiceFacts]:
+        """Yield now and then until the model is there.
+
+        Raises:
+            UserError: it cannot be loaded.
+            Stopped: ``cancel`` was set.
+        """
         while not self._has_answer():
+            yield Waiting("loading")
             if cancel is not None and cancel.is_set():
                 self.close()
                 raise Stopped

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +11,13 @@ from pathlib import Path
 from modules import checkpoint
 from modules.errors import UserError
 from modules.files import write_text
+from modules.onnx.options import ExportOptions
+from modules.options import check, flags
+from modules.training.options import ReleaseOptions
 from modules.web.catalog import ModelEntry, config_of
+from modules.web.scripts import Words, command_text, run_script
 from modules.web.state import Session
 
-Words = list[str | Path]
 NAME = re.compile(r"[\w][\w .-]{0,59}")
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # names that Windows keeps to itself
 
@@ -72,16 +71,8 @@ def release(session: Session, model: str, kind: str, half: bool, name: str) -> I
     if config is None:
         config = session.folder / "config.json"
         write_text(config, _config_text(entry))
-    arguments: Words = [
-        "compress_model.py",
-        "-c",
-        config,
-        "-i",
-        _model(entry),
-        "-o",
-        target,
-        *(["-hf"] if half else []),
-    ]
+    options = ReleaseOptions(config, _model(entry), target, half=half)
+    arguments: Words = ["compress_model.py", *flags(options)]
     yield from run_script(session, arguments)
     if kind != "safetensors":
         write_text(target.parent / "config.json", _config_text(entry))
@@ -104,7 +95,9 @@ def export_onnx(session: Session, model: str, parts: Sequence[str], half: bool, 
                 {"model": state, "iteration": 0, "optimizer": None, "learning_rate": 0.0}, folder / "model.pth"
             )
         write_text(folder / "config.json", _config_text(entry))
-        arguments = ["onnx_export.py", "-n", name, *(["--parts", *parts] if parts else []), *(["-hf"] if half else [])]
+        options = ExportOptions(name, parts=tuple(parts), half=half)
+        check(options)  # what comes from a browser may be no part at all
+        arguments = ["onnx_export.py", *flags(options)]
         yield from run_script(session, arguments, ["--root", root, "--pretrain", session.folders.pretrain])
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -152,69 +145,3 @@ def _config_text(entry: ModelEntry) -> str:
     if config is None:
         raise UserError("the model has no config", entry.name, "put its config.json beside it")
     return config.to_json()
-
-
-ERROR = "error: "
-WHERE, TO_DO = "  where: ", "  to do: "
-LAST_LINES = 15
-
-
-def command_text(arguments: Sequence[str | Path], work_dir: Path) -> str:
-    """What a user would type in ``work_dir``."""
-    words = [str(word).replace(f"{work_dir}{os.sep}", "") for word in arguments]
-    return shlex.join(["python", *words])
-
-
-def run_script(session: Session, arguments: Sequence[str | Path], extra: Sequence[str | Path] = ()) -> Iterator[str]:
-    """Run ``python`` with the arguments in the user's folder; yields its lines. It ends with the page.
-
-    Args:
-        arguments: a script or ``-m`` and a module of the project, and its arguments.
-        extra: arguments that a user who types the command in that folder would not need.
-
-    Raises:
-        UserError: what the script says went wrong.
-    """
-    code_dir = session.folders.code_dir
-    words = [str(word) for word in arguments]
-    if words[0].endswith(".py"):
-        words[0] = str(code_dir / words[0])
-    environment = {**os.environ, "PYTHONPATH": str(code_dir), "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *words, *(str(word) for word in extra)],
-        cwd=session.folders.work_dir,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-    )
-    session.at_end(process.kill)
-    lines: list[str] = []
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip("\n"))
-            yield lines[-1]
-        if process.wait():
-            raise error_of(lines, process.returncode)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def error_of(lines: Sequence[str], code: int) -> UserError:
-    """What a script that failed says in its last lines."""
-    starts = [number for number, line in enumerate(lines) if line.startswith(ERROR)]
-    if not starts:
-        return UserError("\n".join(lines[-LAST_LINES:]) or f"the script ended with exit code {code}")
-    what, where, fix = [], "", ""
-    for line in lines[starts[-1] :]:
-        if line.startswith(WHERE):
-            where = line.removeprefix(WHERE)
-        elif line.startswith(TO_DO):
-            fix = line.removeprefix(TO_DO)
-        else:
-            what.append(line.removeprefix(ERROR))
-    return UserError("\n".join(what), where, fix)

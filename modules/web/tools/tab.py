@@ -11,6 +11,7 @@ import gradio as gr
 
 from modules.errors import UserError
 from modules.mixing import MODES
+from modules.web.convert.voice import labelled
 from modules.web.page import QUIET, Page, Updates, Values
 from modules.web.state import Session
 from modules.web.tools import actions
@@ -108,9 +109,9 @@ def _model_choice(page: Page, key: str, several: bool = False) -> gr.Dropdown:
         names = [name for name, entry in entries.items() if entry.model is not None]
         chosen = current or [] if several else [current]
         if all(name in names for name in chosen):  # it is not set again: the user may be choosing just now
-            return gr.update(choices=names)
+            return gr.update(choices=labelled(page, names))
         kept = [name for name in chosen if name in names]
-        return gr.update(choices=names, value=kept if several else next(iter(names), None))
+        return gr.update(choices=labelled(page, names), value=kept if several else next(iter(names), None))
 
     guarded = page.guarded(refresh)
     page.blocks.load(guarded, component, component, **QUIET)

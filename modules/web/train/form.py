@@ -11,7 +11,7 @@ import gradio as gr
 from modules.config import Config, parse_config
 from modules.errors import UserError
 from modules.f0 import PREDICTORS
-from modules.web.page import Page, Updates, Values
+from modules.web.page import Page, Updates, Values, parse_number
 from modules.web.train.steps import LOUDNORMS, PRECISIONS, SIZES, PrepareSettings, checked
 from vencoder import ENCODERS
 
@@ -50,8 +50,8 @@ class Form:
     def add_training(self) -> None:
         """Step 4: the flags, and what the config says."""
         with gr.Row():
-            self._number("max_minutes")
-            self._number("max_steps", 1)
+            self._optional("max_minutes")
+            self._optional("max_steps")
             self._choice("precision", list(PRECISIONS))
             self.fields["device"] = self.page.field(gr.Textbox, "prepare.device", value="")
             self._check("compile")
@@ -86,10 +86,13 @@ class Form:
     def _choice(self, name: str, choices: Sequence[str | tuple[str, str]]) -> None:
         self._add(gr.Dropdown, name, choices=choices, min_width=160)
 
-    def _number(self, name: str, lowest: float | None = None) -> None:
-        """A number; a whole one where it has a lowest value."""
-        precision = None if lowest is None else 0
-        self._add(gr.Number, name, precision=precision, minimum=lowest, min_width=140)
+    def _number(self, name: str, lowest: float) -> None:
+        """A whole number."""
+        self._add(gr.Number, name, precision=0, minimum=lowest, min_width=140)
+
+    def _optional(self, name: str) -> None:
+        """A number that may be left out."""
+        self._add(gr.Textbox, name, max_lines=1, min_width=140)
 
     def read(self, values: Values) -> dict[str, Any]:
         """The values of the fields by their names."""
@@ -106,7 +109,8 @@ class Form:
             raise UserError(f"there are no recordings of {', '.join(map(str, unknown))}", "dataset_raw/", fix)
         given["speakers"] = () if len(chosen) == len(known_speakers) else tuple(chosen)
         for name in ("max_steps", "max_minutes"):
-            given[name] = given[name] or None  # an empty field comes as nothing or as 0
+            number = parse_number(given[name], name)
+            given[name] = int(number) if number and number.is_integer() else number or None  # 0 is no limit
         given["processes"] = 1 if given["processes"] is None else given["processes"]
         return checked(**given)
 

@@ -31,6 +31,7 @@ from modules.web.train.steps import (
     check_model_name,
     command,
     is_model_name,
+    needed_weights,
 )
 from pretrain import find, weight_named
 from vencoder import ENCODERS
@@ -331,9 +332,7 @@ class TrainingState:
         """Names of the pretrained weights that are there, of those that are not, and the megabytes of the latter."""
         if encoder not in ENCODERS or predictor not in PREDICTORS:
             raise UserError(f"{encoder!r} with {predictor!r} cannot be", "", "choose from the lists")
-        names = [weight_named(encoder).name]
-        names += [predictor] if PREDICTORS[predictor].weights else []
-        names += ["nsf_hifigan"] if use_diff else []
+        names = needed_weights(encoder, predictor, use_diff)
         there = [name for name in names if find(name, self.folders.work_dir / "pretrain")]
         missing = [name for name in names if name not in there]
         return there, missing, round(sum(weight_named(name).size for name in missing) / 1e6)

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from cluster.options import ClusterOptions, IndexOptions
+from modules.data import options
+from modules.data.options import FeatureOptions, ListOptions, ResampleOptions
 from modules.errors import UserError
 from modules.f0 import PREDICTORS
+from modules.options import flags
+from modules.training import options as training
+from modules.training.options import DiffusionTrainOptions, ReleaseOptions, TrainOptions
 from pretrain import weight_named
 from vencoder import ENCODERS
 
 DEFAULT_MODEL = "44k"  # its files lie where the scripts look by default
 VOCODER = "nsf_hifigan"
 
-Loudnorm = Literal["peak", "lufs", "none"]
-Size = Literal["full", "tiny", "micro"]
-Precision = Literal["config", "fp32", "bf16", "fp16"]
-LOUDNORMS: tuple[Loudnorm, ...] = get_args(Loudnorm)
-SIZES: tuple[Size, ...] = get_args(Size)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+AS_RECORDED, FROM_CONFIG = "none", "config"
+LOUDNORMS = (*options.LOUDNORMS, AS_RECORDED)
+SIZES = ("full", "tiny", "micro")
+PRECISIONS = (FROM_CONFIG, *training.PRECISIONS)
 
 _MODEL = re.compile(r"[^\W_][\w.-]{0,63}")  # no path, no hidden folder, no flag
 
@@ -52,10 +55,15 @@ def check_speaker_name(name: str) -> str:
     return name
 
 
-def _one_of(value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise ValueError(f"one of {', '.join(known)}")
-    return value
+def _one_of(known: Iterable[str]) -> AfterValidator:
+    words = tuple(known)
+
+    def check(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return value
+
+    return AfterValidator(check)
 
 
 class PrepareSettings(BaseModel):
@@ -66,15 +74,15 @@ class PrepareSettings(BaseModel):
     model: Annotated[str, AfterValidator(check_model_name)] = DEFAULT_MODEL
     speakers: tuple[Annotated[str, AfterValidator(check_speaker_name)], ...] = ()  # none: all
     slice: bool = True
-    loudnorm: Loudnorm = "peak"
-    encoder: Annotated[str, AfterValidator(partial(_one_of, known=tuple(ENCODERS)))] = "vec768l12"
-    size: Size = "full"
+    loudnorm: Annotated[str, _one_of(LOUDNORMS)] = "peak"
+    encoder: Annotated[str, _one_of(ENCODERS)] = "vec768l12"
+    size: Annotated[str, _one_of(SIZES)] = "full"
     vol_aug: bool = False
-    predictor: Annotated[str, AfterValidator(partial(_one_of, known=tuple(PREDICTORS)))] = "rmvpe"
+    predictor: Annotated[str, _one_of(PREDICTORS)] = "rmvpe"
     processes: Annotated[int, Field(ge=0, le=256)] = 1  # 0: one a core
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d{1,2})?)?$")] = ""  # empty: the best there is
     use_diff: bool = False
-    precision: Precision = "config"
+    precision: Annotated[str, _one_of(PRECISIONS)] = FROM_CONFIG
     compile: bool = False
     max_steps: Annotated[int, Field(gt=0, lt=1e9)] | None = None
     max_minutes: Annotated[float, Field(gt=0, lt=1e9)] | None = None
@@ -146,131 +154,128 @@ class Project:
 
 @dataclass(frozen=True)
 class Step:
-    """A step: the script and its arguments for given settings.
+    """A step: the script, and what it is told for given settings.
 
     Attributes:
         name: also that of its files in logs/<model>/jobs.
+        options: the script's own options.
+        shown: those of them that the command shows at their default too.
         exclusive: only one such step runs at a time on this machine.
     """
 
     name: str
-    arguments: Callable[[PrepareSettings, Project], list[str]]
+    script: str
+    options: Callable[[PrepareSettings, Project], Any]
+    shown: tuple[str, ...] = ()
     exclusive: bool = False
 
-
-def _unless(default: object, flag: str, value: object) -> list[str]:
-    """A flag with its value, left out where the script takes that value by itself."""
-    return [] if str(value) == str(default) else [flag, str(value)]
-
-
-def _switch(on: bool, flag: str) -> list[str]:
-    return [flag] if on else []
+    def arguments(self, settings: PrepareSettings, project: Project) -> list[str]:
+        """What stands after ``python``."""
+        return [self.script, *flags(self.options(settings, project), shown=self.shown)]
 
 
-def _report(settings: PrepareSettings, project: Project) -> list[str]:
-    return ["resample.py", "--report", str(project.report), *_of_speakers(settings)]
+def _report(settings: PrepareSettings, project: Project) -> ResampleOptions:
+    return ResampleOptions(report=str(project.report), speakers=settings.speakers)
 
 
-def _of_speakers(settings: PrepareSettings) -> list[str]:
-    return ["--speakers", *settings.speakers] if settings.speakers else []
+def _resample(settings: PrepareSettings, project: Project) -> ResampleOptions:
+    quiet = settings.loudnorm == AS_RECORDED
+    options = ResampleOptions(slice=settings.slice, skip_loudnorm=quiet, speakers=settings.speakers)
+    loudnorm = options.loudnorm if quiet else settings.loudnorm
+    return replace(options, loudnorm=loudnorm, out_dir=Path(project.dataset))
 
 
-def _resample(settings: PrepareSettings, project: Project) -> list[str]:
-    loudnorm = ["--skip_loudnorm"] if settings.loudnorm == "none" else _unless("peak", "--loudnorm", settings.loudnorm)
-    folder = _unless("dataset/44k", "--out_dir2", project.dataset)
-    return ["resample.py", *_switch(settings.slice, "--slice"), *loudnorm, *folder, *_of_speakers(settings)]
+def _lists(settings: PrepareSettings, project: Project) -> ListOptions:
+    options = ListOptions(
+        speech_encoder=settings.encoder,
+        tiny=settings.size == "tiny",
+        micro=settings.size == "micro",
+        vol_aug=settings.vol_aug,
+        config=Path(project.config),
+        diffusion_config=Path(project.diffusion_config),
+        model=settings.model,
+        speakers=settings.speakers,
+    )
+    if settings.model == DEFAULT_MODEL:
+        return options
+    train, val = str(project.training_list), str(project.validation_list)
+    return replace(options, source_dir=str(project.dataset), train_list=train, val_list=val)
 
 
-def _lists(settings: PrepareSettings, project: Project) -> list[str]:
-    return [
-        *("preprocess_flist_config.py", "--speech_encoder", settings.encoder),
-        *([] if settings.size == "full" else [f"--{settings.size}"]),
-        *_switch(settings.vol_aug, "--vol_aug"),
-        *_unless("dataset/44k", "--source_dir", project.dataset),
-        *_unless("filelists/train.txt", "--train_list", project.training_list),
-        *_unless("filelists/val.txt", "--val_list", project.validation_list),
-        *_unless("configs/config.json", "--config", project.config),
-        *_unless("configs/diffusion.yaml", "--diffusion_config", project.diffusion_config),
-        *_unless(DEFAULT_MODEL, "--model", settings.model),
-        *_of_speakers(settings),
-    ]
+def _features(settings: PrepareSettings, project: Project) -> FeatureOptions:
+    options = FeatureOptions(
+        f0_predictor=settings.predictor,
+        num_processes=settings.processes,
+        device=settings.device or None,
+        in_dir=Path(project.dataset),
+        config=Path(project.config),
+    )
+    if settings.use_diff:
+        options = replace(options, use_diff=True, diffusion_config=Path(project.diffusion_config))
+    return options
 
 
-def _weights(settings: PrepareSettings, project: Project) -> list[str]:
-    names = [weight_named(settings.encoder).name]
-    if PREDICTORS[settings.predictor].weights:
-        names.append(settings.predictor)
-    return ["-m", "pretrain", "fetch", *names, *_switch(settings.use_diff, VOCODER)]
+def _run(settings: PrepareSettings) -> dict[str, Any]:
+    """The fields of RunOptions."""
+    return {
+        "device": settings.device or None,
+        "precision": None if settings.precision == FROM_CONFIG else settings.precision,
+        "max_steps": settings.max_steps,
+        "max_minutes": settings.max_minutes,
+    }
 
 
-def _features(settings: PrepareSettings, project: Project) -> list[str]:
-    diffusion_config = _unless("configs/diffusion.yaml", "--diffusion_config", project.diffusion_config)
-    return [
-        *("preprocess_hubert_f0.py", "--f0_predictor", settings.predictor),
-        *_unless(1, "--num_processes", settings.processes),
-        *_unless("", "-d", settings.device),
-        *_unless("dataset/44k", "--in_dir", project.dataset),
-        *_unless("configs/config.json", "-c", project.config),
-        *(["--use_diff", *diffusion_config] if settings.use_diff else ()),
-    ]
+def _train(settings: PrepareSettings, project: Project) -> TrainOptions:
+    config = Path(project.config)
+    return TrainOptions(config=config, model=settings.model, compile=settings.compile, **_run(settings))
 
 
-def _training(settings: PrepareSettings) -> list[str]:
-    return [
-        *_unless("", "-d", settings.device),
-        *_unless("config", "--precision", settings.precision),
-        *(["--max_steps", str(settings.max_steps)] if settings.max_steps else ()),
-        *(["--max_minutes", f"{settings.max_minutes:g}"] if settings.max_minutes else ()),
-    ]
+def _train_diff(settings: PrepareSettings, project: Project) -> DiffusionTrainOptions:
+    return DiffusionTrainOptions(config=Path(project.diffusion_config), **_run(settings))
 
 
-def _train(settings: PrepareSettings, project: Project) -> list[str]:
-    command = ["train.py", "-c", str(project.config), "-m", settings.model]
-    return [*command, *_training(settings), *_switch(settings.compile, "--compile")]
+def _index(settings: PrepareSettings, project: Project) -> IndexOptions:
+    return IndexOptions(root_dir=Path(project.dataset), config=Path(project.config), output_dir=Path(project.logs))
 
 
-def _train_diff(settings: PrepareSettings, project: Project) -> list[str]:
-    return ["train_diff.py", "-c", str(project.diffusion_config), *_training(settings)]
+def _cluster(settings: PrepareSettings, project: Project) -> ClusterOptions:
+    gpu = settings.device.startswith("cuda")
+    return ClusterOptions(dataset=Path(project.dataset), output=Path(project.logs), gpu=gpu)
 
 
-def _index(settings: PrepareSettings, project: Project) -> list[str]:
-    return [
-        *("train_index.py", "-c", str(project.config)),
-        *_unless("dataset/44k", "--root_dir", project.dataset),
-        *_unless("logs/44k", "--output_dir", project.logs),
-    ]
+def _release(settings: PrepareSettings, project: Project) -> ReleaseOptions:
+    logs = Path(project.logs)
+    files = {"config": logs / "config.json", "input": logs / settings.checkpoint, "output": Path(project.release)}
+    return ReleaseOptions(**files, safetensors=True, half=settings.half)
 
 
-def _cluster(settings: PrepareSettings, project: Project) -> list[str]:
-    return [
-        "cluster/train_cluster.py",
-        *_unless("dataset/44k", "--dataset", project.dataset),
-        *_unless("logs/44k", "--output", project.logs),
-        *_switch(settings.device.startswith("cuda"), "--gpu"),
-    ]
+class WeightsStep(Step):
+    """The step that fetches what the others need: its words are names, not flags."""
+
+    def arguments(self, settings: PrepareSettings, project: Project) -> list[str]:
+        return [*self.script.split(), *needed_weights(settings.encoder, settings.predictor, settings.use_diff)]
 
 
-def _release(settings: PrepareSettings, project: Project) -> list[str]:
-    return [
-        *("compress_model.py", "-c", str(project.logs / "config.json")),
-        *("-i", str(project.logs / settings.checkpoint), "-o", str(project.release)),
-        *("--safetensors", *_switch(settings.half, "--half")),
-    ]
+def needed_weights(encoder: str, predictor: str, use_diff: bool) -> list[str]:
+    """Names of the pretrained weights that making features needs."""
+    names = [weight_named(encoder).name]
+    names += [predictor] if PREDICTORS[predictor].weights else []
+    return [*names, VOCODER] if use_diff else names
 
 
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
-        Step("report", _report),
-        Step("resample", _resample),
-        Step("lists", _lists),
-        Step("weights", _weights),
-        Step("features", _features),
-        Step("train", _train, exclusive=True),
-        Step("index", _index),
-        Step("cluster", _cluster),
-        Step("train_diff", _train_diff, exclusive=True),
-        Step("release", _release),
+        Step("report", "resample.py", _report),
+        Step("resample", "resample.py", _resample),
+        Step("lists", "preprocess_flist_config.py", _lists, shown=("speech_encoder",)),
+        WeightsStep("weights", "-m pretrain fetch", lambda *_: None),
+        Step("features", "preprocess_hubert_f0.py", _features, shown=("f0_predictor",)),
+        Step("train", "train.py", _train, shown=("config",), exclusive=True),
+        Step("index", "train_index.py", _index, shown=("config",)),
+        Step("cluster", "cluster/train_cluster.py", _cluster),
+        Step("train_diff", "train_diff.py", _train_diff, shown=("config",), exclusive=True),
+        Step("release", "compress_model.py", _release),
     )
 }
 NUMBERED = ("resample", "lists", "features", "train")  # one after the other
