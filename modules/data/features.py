@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules import checkpoint, pickles
+from modules import checkpoint, npy
 from modules.errors import UserError
 from modules.files import write_bytes, write_text
 from modules.pickles import RefusedName
@@ -170,12 +169,12 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 
 def _load_array(path: Path, ndim: int | None = None) -> np.ndarray:
     try:
-        array = read_npy(path.read_bytes())
+        array = npy.loads(path.read_bytes(), objects=True)
     except FileNotFoundError:
         raise UserError("a feature file is missing", path, "run preprocess_hubert_f0.py") from None
     except RefusedName as error:
         raise _wrong(path, f"no array (refused: it carries {error}, which is code and not numbers)") from None
-    except Exception as error:  # numpy parses the header as Python text, which fails in many ways
+    except ValueError as error:
         raise _wrong(path, f"no readable array ({error})") from None
     if ndim is not None and array.ndim != ndim:
         raise _wrong(path, f"an array of shape {array.shape} instead of {ndim} axes")
@@ -191,26 +190,6 @@ def _as_float32(array: np.ndarray, path: Path) -> np.ndarray:
 
 def _wrong(path: Path, found: str) -> UserError:
     return UserError(f"the feature file holds {found}", path, "delete it and run preprocess_hubert_f0.py again")
-
-
-def read_npy(data: bytes) -> np.ndarray:
-    """The array of a .npy file, object arrays included, without running anything from it.
-
-    Raises:
-        ValueError: not a .npy file, or an object array of something else than arrays and numbers.
-    """
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(file)
-    if not dtype.hasobject:
-        if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-            raise ValueError(f"{len(data)} bytes do not hold {shape} numbers of {dtype}")
-        return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C").copy()
-    array = pickles.loads(data[file.tell() :])
-    if not isinstance(array, np.ndarray) or array.shape != shape:
-        raise ValueError("the pickle holds no array of the header's shape")
-    return array
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from modules import checkpoint
 from modules.files import write_text
+from modules.text_formats import read_as
 from modules.training.resume import BASE_STEP, GENERATOR, CheckpointKind, Progress
 
 FIGURES_NAME = "best.json"
@@ -67,10 +68,7 @@ class BestCheckpoint:
 
 
 def _figures(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        values = json.loads((folder / FIGURES_NAME).read_text(encoding="utf-8"))
-        return values if isinstance(values, dict) else {}
-    return {}
+    return read_as(dict[str, Any], folder / FIGURES_NAME) or {}
 
 
 def put_aside(folder: Path, kind: CheckpointKind = GENERATOR) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from modules.files import write_text
 from modules.progress import format_seconds
+from modules.text_formats import parse_json
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -57,8 +58,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = parse_json(line)
+        except ValueError:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
