@@ -9,20 +9,20 @@ from modules import checkpoint
 from modules.errors import UserError
 from vencoder.encoder import Precision
 from vencoder.hubert import HubertEncoder, HubertModel, HubertSizes, LayerSizes, hops_like_hubert, rename_keys
-from vencoder.layers import build_empty
+from vencoder.layers import MAX_LAYERS, load_model
 
 
 class DphubertEncoder(HubertEncoder):
     """Units of a pruned HuBERT's last layer, always in evaluation mode."""
 
     @classmethod
-    def from_file(cls, path: Path, device: str = "cpu", precision: Precision = "auto") -> DphubertEncoder:  # type: ignore[override]
+    def _from_file(cls, path: Path, device: str = "cpu", precision: Precision = "auto") -> DphubertEncoder:  # type: ignore[override]
         """Load DPHuBERT-sp0.75.pth or a .safetensors of it."""
         content = checkpoint.load(path)
         if not isinstance(content, dict) or not {"config", "state_dict"} <= content.keys():
             raise UserError("the file is not a DPHuBERT checkpoint: it has no config", path, "use the official file")
-        model = build_empty(HubertModel, sizes_of(content["config"], path))
-        checkpoint.load_into(model, rename_keys(content["state_dict"], _NAMES), path)
+        state = rename_keys(content["state_dict"], _NAMES)
+        model = load_model(state, path, HubertModel, sizes_of(content["config"], path))
         return cls(model, device, precision, bool(content["config"].get("normalize_waveform", False)))
 
 
@@ -46,6 +46,8 @@ def sizes_of(config: Any, path: Path) -> HubertSizes:
                 strict=True,
             )
         )
+        if len(layers) > MAX_LAYERS:
+            raise ValueError(f"{len(layers)} layers")
         sizes = HubertSizes(
             width=int(config["encoder_embed_dim"]),
             layers=layers,

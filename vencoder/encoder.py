@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from modules.audio.resample import SPEECH_RATE
 from modules.devices import fastest_dtype
-from vencoder.layers import Model, set_precision
+from vencoder.layers import Model, reading, set_precision
 
 HOP_LENGTH = 320  # samples of a frame: 50 frames a second
 MAX_WINDOW = 30 * SPEECH_RATE // HOP_LENGTH - 1  # frames of one pass: they see 30 s at most
@@ -43,6 +44,24 @@ class SpeechEncoder(ABC):
     """
 
     width: int
+
+    @classmethod
+    def from_file(
+        cls, path: Path, device: str | torch.device = "cpu", precision: Precision = "auto", **options: Any
+    ) -> Self:
+        """Load the weights in ``path``; ``options`` are those of the encoder's kind.
+
+        Raises:
+            UserError: the file is missing, broken, or holds something else.
+        """
+        with reading(path, f"{cls.__name__.removesuffix('Encoder')} encoder"):
+            return cls._from_file(path, device, precision, **options)
+
+    @classmethod
+    def _from_file(cls, *path_device_precision: Any, **options: Any) -> Self:
+        """What from_file does; any exception says that the file is none."""
+        raise NotImplementedError
+
     overlap = 200  # 4 s; docs/encoders.md gives the difference it leaves at the joints
     fade = 50  # 1 s
 

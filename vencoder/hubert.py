@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules import checkpoint
 from modules.errors import UserError
 from vencoder import fairseq
 from vencoder.encoder import HOP_LENGTH, Precision, SpeechEncoder, Window
-from vencoder.layers import Attention, Block, Norm, build_empty
+from vencoder.layers import Attention, Block, Norm, count_layers
+from vencoder.layers import load_model as load_weights
 
 ConvShape = tuple[int, int, int]  # channels, kernel, stride
 STANDARD_CONVS: tuple[ConvShape, ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
@@ -44,7 +44,7 @@ class HubertEncoder(SpeechEncoder):
         self.width = model.projection.out_features if model.projection else model.norm.normalized_shape[0]
 
     @classmethod
-    def from_file(
+    def _from_file(
         cls, path: Path, device: str = "cpu", precision: Precision = "auto", layer: int = 0, project: bool = False
     ) -> HubertEncoder:
         """Load a fairseq checkpoint.
@@ -76,9 +76,7 @@ def load_model(path: Path, layer: int = 0, project: bool = False) -> HubertModel
         raise UserError(f"the model has {len(sizes.layers)} layers, {layer} are needed", path, "use the official file")
     projection = len(file.state["final_proj.weight"]) if project else 0
     sizes = replace(sizes, layers=sizes.layers[: layer or None], projection=projection)
-    model = build_empty(HubertModel, sizes)
-    checkpoint.load_into(model, rename_fairseq(file.state), path)
-    return model
+    return load_weights(rename_fairseq(file.state), path, HubertModel, sizes)
 
 
 class HubertModel(nn.Module):
@@ -241,7 +239,7 @@ def sizes_of(file: fairseq.FairseqCheckpoint, path: Path) -> HubertSizes:
         convs = parse_convs(settings.get("conv_feature_layers"))
         shapes = [state[f"feature_extractor.conv_layers.{index}.0.weight"].shape for index in range(len(convs))]
         positions = state["encoder.pos_conv.0.weight_v"].shape
-        count = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.layers."))
+        count = count_layers(state, "encoder.layers.")
         hidden = len(state["encoder.layers.0.fc1.weight"])
     except (KeyError, ValueError, SyntaxError, TypeError, IndexError) as error:
         raise UserError(f"the file holds no HuBERT model ({error})", path, "use the official file") from None

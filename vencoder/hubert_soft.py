@@ -10,7 +10,7 @@ from modules import checkpoint
 from modules.errors import UserError
 from vencoder.encoder import Precision
 from vencoder.hubert import HubertEncoder, HubertModel, HubertSizes, rename_keys
-from vencoder.layers import build_empty
+from vencoder.layers import load_model
 
 
 class HubertSoftEncoder(HubertEncoder):
@@ -19,13 +19,12 @@ class HubertSoftEncoder(HubertEncoder):
     pad = 40
 
     @classmethod
-    def from_file(cls, path: Path, device: str = "cpu", precision: Precision = "auto") -> HubertSoftEncoder:  # type: ignore[override]
+    def _from_file(cls, path: Path, device: str = "cpu", precision: Precision = "auto") -> HubertSoftEncoder:  # type: ignore[override]
         """Load hubert-soft-0d54a1f4.pt or a .safetensors of it."""
         state = checkpoint.load(path)
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise UserError("the file is not HubertSoft's state dict", path, "use the official file")
-        model = build_empty(HubertModel, HubertSizes(projection=256))
-        checkpoint.load_into(model, rename(state), path)
+        model = load_model(rename(state), path, HubertModel, HubertSizes(projection=256))
         return cls(model, device, precision)
 
 

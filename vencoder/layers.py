@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from modules import checkpoint
+from modules.errors import UserError
 
 QUERIES = 256  # rows of scores at a time: what fits the second-level cache
 
@@ -108,11 +113,47 @@ class Block(nn.Module):
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def build_empty(model_class: Callable[..., Model], *args: Any) -> Model:
-    """A model without initial values, which would take longer than reading the weights that replace them all."""
+MAX_LAYERS = 128  # the largest encoders have 48
+
+
+def load_model(state: Mapping[str, Tensor], path: Path, model_class: Callable[..., Model], *sizes: Any) -> Model:
+    """A model with the weights of a file, which takes memory only once it is known that they fit.
+
+    Initial values would take longer than reading the weights that replace them all.
+
+    Raises:
+        UserError: the weights are not those of a model of these sizes.
+    """
     with torch.device("meta"):
-        model = model_class(*args)
-    return model.to_empty(device="cpu")
+        model = model_class(*sizes)
+    checkpoint.compare(model, state, path)
+    model.to_empty(device="cpu")
+    checkpoint.load_into(model, state, path)
+    return model
+
+
+def count_layers(keys: Iterable[str], prefix: str) -> int:
+    """How many layers a state dict has, by the numbers behind ``prefix`` in its keys; ValueError for too many."""
+    count = 1 + max(int(key.removeprefix(prefix).partition(".")[0]) for key in keys if key.startswith(prefix))
+    if not 0 < count <= MAX_LAYERS:
+        raise ValueError(f"{count} layers")
+    return count
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever a file of others makes our code stumble over into one message.
+
+    Raises:
+        UserError: anything went wrong.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        what = f"the file holds no {kind} ({type(error).__name__}: {error})"
+        raise UserError(what, path, "use the official file") from error
 
 
 def set_precision(module: nn.Module, dtype: torch.dtype) -> None:

@@ -34,7 +34,7 @@ class OnnxEncoder(SpeechEncoder):
         self.width = self._run(torch.zeros(SILENCE)).shape[-1]
 
     @classmethod
-    def from_file(
+    def _from_file(
         cls, path: Path, device: str = "cpu", precision: Precision = "auto", pads: bool = False
     ) -> OnnxEncoder:
         """Load an .onnx file; its own precision is what it runs in."""

@@ -8,19 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modules import checkpoint
 from modules.errors import UserError
 from vencoder import fairseq
 from vencoder.encoder import Precision
 from vencoder.hubert import HubertEncoder, HubertModel, HubertSizes, LayerSizes, rename_fairseq, sizes_of
-from vencoder.layers import Attention, build_empty
+from vencoder.layers import Attention, load_model
 
 
 class WavlmEncoder(HubertEncoder):
     """Units of WavLM's last layer."""
 
     @classmethod
-    def from_file(cls, path: Path, device: str = "cpu", precision: Precision = "auto") -> WavlmEncoder:  # type: ignore[override]
+    def _from_file(cls, path: Path, device: str = "cpu", precision: Precision = "auto") -> WavlmEncoder:  # type: ignore[override]
         """Load WavLM-Base+.pt or a .safetensors of it."""
         file = fairseq.read(path)
         state = rename_fairseq(file.state)
@@ -28,8 +27,7 @@ class WavlmEncoder(HubertEncoder):
             raise UserError("the file holds no WavLM model: it has no position bias", path, "use the official file")
         buckets = len(state["position_bias.weight"])
         longest = int(file.settings.get("max_distance", 800))
-        model = build_empty(WavlmModel, sizes_of(file, path), buckets, longest)
-        checkpoint.load_into(model, state, path)
+        model = load_model(state, path, WavlmModel, sizes_of(file, path), buckets, longest)
         return cls(model, device, precision, bool(file.settings.get("normalize", False)))
 
 

@@ -22,7 +22,8 @@ from modules.audio.resample import SPEECH_RATE
 from modules.errors import UserError
 from vencoder.ctranslate2 import read_model
 from vencoder.encoder import HOP_LENGTH, Precision, SpeechEncoder, Window, plan_windows
-from vencoder.layers import Attention, Block, Norm, build_empty
+from vencoder.layers import Attention, Block, Norm, count_layers
+from vencoder.layers import load_model as load_weights
 
 N_FFT, MEL_HOP = 400, 160  # 25 ms windows every 10 ms
 MEL_PER_FRAME = HOP_LENGTH // MEL_HOP
@@ -52,7 +53,7 @@ class WhisperEncoder(SpeechEncoder):
         self.silence = POSITIONS if padded else SILENCE
 
     @classmethod
-    def from_file(
+    def _from_file(
         cls, path: Path, device: str = "cpu", precision: Precision = "auto", padded: bool = False
     ) -> WhisperEncoder:
         """Load an OpenAI .pt, a .safetensors of it or a CTranslate2 .bin."""
@@ -83,11 +84,9 @@ def load_model(path: Path) -> WhisperModel:
     if not heads or not {"conv1.weight", "blocks.0.attention.qkv.weight"} <= state.keys():
         raise UserError("the file holds no Whisper encoder", path, "use the official file")
     width, n_mels = state["conv1.weight"].shape[:2]
-    layers = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+    layers = count_layers(state, "blocks.")
     state.setdefault("positions", sinusoids(POSITIONS, width))
-    model = build_empty(WhisperModel, Dims(n_mels, len(state["positions"]), width, heads, layers))
-    checkpoint.load_into(model, state, path)
-    return model
+    return load_weights(state, path, WhisperModel, Dims(n_mels, len(state["positions"]), width, heads, layers))
 
 
 class WhisperModel(nn.Module):

@@ -17,7 +17,7 @@ from modules import checkpoint
 from modules.audio.resample import SPEECH_RATE
 from modules.errors import UserError
 from pretrain import require
-from vencoder.layers import build_empty
+from vencoder.layers import load_model
 
 WEIGHT = "resemblyzer"  # in the table of weights
 WIDTH, N_MELS, LAYERS = 256, 40, 3
@@ -45,9 +45,7 @@ class Ge2eEncoder(nn.Module):
         if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
             raise UserError("the file holds no speaker encoder", path, "delete it and fetch it again")
         state = {key: value for key, value in content["model_state"].items() if key.startswith(("lstm.", "linear."))}
-        encoder = build_empty(cls)
-        checkpoint.load_into(encoder, state, path)
-        return encoder.eval().requires_grad_(False).to(device)
+        return load_model(state, path, cls).eval().requires_grad_(False).to(device)
 
     def forward(self, mels: Tensor) -> Tensor:
         """mels [B, PARTIAL, N_MELS] to vectors [B, WIDTH] of length 1."""
