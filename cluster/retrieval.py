@@ -49,9 +49,12 @@ class SpeakerIndex:
         Where a search finds fewer than k, the rest has distance infinity and vector 0.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        distances, found, vectors = self.index.search_and_reconstruct(
-            queries, k, params=_search_parameters(self.index, self.nprobe)
-        )
+        try:
+            distances, found, vectors = self.index.search_and_reconstruct(
+                queries, k, params=_search_parameters(self.index, self.nprobe)
+            )
+        except (RuntimeError, AssertionError) as error:  # a damaged index, found only by what is asked of it
+            raise UserError(f"the feature index cannot be searched ({error})", self.name, _REBUILD) from None
         absent = found < 0
         distances[absent] = np.inf
         vectors[absent] = 0.0
@@ -187,19 +190,28 @@ def _load_folder(folder: Path) -> dict[int, SpeakerIndex]:
             )
             for speaker_id, entry in parse_json(text)["speakers"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, OSError) as error:
         raise UserError(f"the feature index is broken ({type(error).__name__})", folder, _REBUILD) from None
 
 
 def _read_index(folder: Path, name: str) -> Any:
     if Path(name).name != name:
         raise ValueError(name)  # a file outside the folder is not part of the index
-    return _checked(faiss.read_index(str(folder / name)))
+    return _deserialize(np.fromfile(folder / name, dtype=np.uint8))
 
 
-def _checked(index: Any) -> Any:
+def _deserialize(data: np.ndarray) -> Any:
+    """The index in bytes of faiss, which may not claim more than they are, and which answers a search.
+
+    Raises:
+        ValueError, RuntimeError, MemoryError: there is no such index in them.
+    """
+    faiss.set_deserialization_vector_byte_limit(len(data))
+    faiss.set_deserialization_loop_limit(len(data))
+    index = faiss.deserialize_index(data)
     if not isinstance(index, faiss.IndexIVFFlat | faiss.IndexFlat):
         raise ValueError(f"an index of kind {type(index).__name__}")
+    SpeakerIndex(index, 1).search(np.zeros((1, index.d), np.float32))
     return index
 
 
@@ -239,4 +251,4 @@ def _load_pickle(path: Path) -> dict[int, SpeakerIndex]:
 
 def _from_state(pickled: _PickledIndex) -> Any:
     """The index in the bytes that faiss keeps under "this"."""
-    return _checked(faiss.deserialize_index(np.frombuffer(bytes(pickled.state["this"]), dtype=np.uint8)))
+    return _deserialize(np.frombuffer(bytes(pickled.state["this"]), dtype=np.uint8))

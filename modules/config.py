@@ -10,9 +10,9 @@ import difflib
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -345,28 +345,45 @@ def _misfits(config: Config) -> Iterator[_Misfit]:
         what = f"segments of {config.train.segment_size} samples are shorter than the {least} that a mel needs"
         yield _Misfit("train.segment_size", what)
     if model.vocoder_name != "nsf-istft":
-        yield from _decoder_misfits(model, data.hop_length)
+        for misfit in decoder_misfits(model, data.hop_length):
+            yield _Misfit(f"model.{misfit.key}", misfit.what)
 
 
-def _decoder_misfits(model: ModelSection, hop_length: int) -> Iterator[_Misfit]:
+class DecoderShape(Protocol):
+    """The sizes of a decoder that upsamples in stages."""
+
+    @property
+    def upsample_rates(self) -> Sequence[int]: ...
+    @property
+    def upsample_kernel_sizes(self) -> Sequence[int]: ...
+    @property
+    def upsample_initial_channel(self) -> int: ...
+    @property
+    def resblock_kernel_sizes(self) -> Sequence[int]: ...
+    @property
+    def resblock_dilation_sizes(self) -> Sequence[Sequence[int]]: ...
+
+
+def decoder_misfits(model: DecoderShape, hop_length: int) -> Iterator[_Misfit]:
+    """Sizes of a decoder that cannot go together, by their keys."""
     rates, kernels = model.upsample_rates, model.upsample_kernel_sizes
     if math.prod(rates) != hop_length:
-        what = f"{' x '.join(map(str, rates))} is {math.prod(rates)}, and the hop (data.hop_length) is {hop_length}"
-        yield _Misfit("model.upsample_rates", what)
+        what = f"{' x '.join(map(str, rates))} is {math.prod(rates)}, and the hop is {hop_length}"
+        yield _Misfit("upsample_rates", what)
     if len(kernels) != len(rates):
-        yield _Misfit("model.upsample_kernel_sizes", f"{len(kernels)} sizes for {len(rates)} upsample_rates")
+        yield _Misfit("upsample_kernel_sizes", f"{len(kernels)} sizes for {len(rates)} upsample_rates")
     if model.upsample_initial_channel < 2 ** len(rates):
         what = f"{model.upsample_initial_channel} channels cannot be halved {len(rates)} times"
-        yield _Misfit("model.upsample_initial_channel", what)
+        yield _Misfit("upsample_initial_channel", what)
     for kernel, rate in zip(kernels, rates, strict=False):
         if kernel < rate or (kernel - rate) % 2:
-            yield _Misfit("model.upsample_kernel_sizes", f"{kernel} does not go with the rate {rate}")
+            yield _Misfit("upsample_kernel_sizes", f"{kernel} does not go with the rate {rate}")
     if len(model.resblock_dilation_sizes) != len(model.resblock_kernel_sizes):
         what = f"{len(model.resblock_dilation_sizes)} lists for {len(model.resblock_kernel_sizes)} kernel sizes"
-        yield _Misfit("model.resblock_dilation_sizes", what)
+        yield _Misfit("resblock_dilation_sizes", what)
     for kernel in model.resblock_kernel_sizes:
         if kernel % 2 == 0:
-            yield _Misfit("model.resblock_kernel_sizes", f"{kernel} is even, which has no middle")
+            yield _Misfit("resblock_kernel_sizes", f"{kernel} is even, which has no middle")
 
 
 def _warn_of_misspelt_keys(config: Section, source: object, prefix: str = "") -> None:

@@ -101,7 +101,7 @@ def _archive(data: bytes, rng: random.Random) -> bytes:
     elif kind < 0.9:
         del entries[at]
     elif kind < 0.95:
-        entries[at] = (rng.choice(("../x", "/x", "x" * 300, "a\\b", "", name + "2")), content)
+        entries[at] = (rng.choice(("../x", "/x", "x" * 300, "a\\b", ".", name + "2")), content)
     else:
         entries[at] = (name, b"\0" * 20_000_000)  # packs to next to nothing
     target = io.BytesIO()

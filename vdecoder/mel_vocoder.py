@@ -6,26 +6,29 @@ Files are those of openvpi's releases: a checkpoint named ``model`` with a confi
 from __future__ import annotations
 
 import functools
-import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from modules import checkpoint
 from modules.audio.spectrogram import mel_basis
+from modules.config import Size, decoder_misfits
 from modules.errors import UserError
 from modules.nn.noise import Noise
 from modules.nn.weight_norm import fold_weight_norm
+from modules.text_formats import parse_json, read_text
 from pretrain import require
 from vdecoder import DecoderSizes
 from vdecoder.nsf_hifigan import NSFHiFiGAN
 from vdecoder.source import SineSource, frame_phase
 
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
 # What a vocoder type multiplies the natural-log mel with: DDSP-SVC's log10 models hold decades.
 MEL_SCALES = {"nsf-hifigan": 1.0, "nsf-hifigan-log10": 1 / math.log(10)}
 RESAMPLING_WIDTH = 128  # zero crossings of torchaudio's filter; the default of 6 dulls the top octave
@@ -41,18 +44,18 @@ class VocoderConfig:
     """
 
     resblock: str
-    upsample_rates: tuple[int, ...]
-    upsample_kernel_sizes: tuple[int, ...]
-    upsample_initial_channel: int
-    resblock_kernel_sizes: tuple[int, ...]
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...]
-    num_mels: int
-    n_fft: int
-    hop_size: int
-    win_size: int
-    sampling_rate: int
-    fmin: float
-    fmax: float
+    upsample_rates: Sizes
+    upsample_kernel_sizes: Sizes
+    upsample_initial_channel: Size
+    resblock_kernel_sizes: Sizes
+    resblock_dilation_sizes: Annotated[tuple[Sizes, ...], Field(max_length=16)]
+    num_mels: Size
+    n_fft: Size
+    hop_size: Size
+    win_size: Size
+    sampling_rate: Annotated[int, Field(ge=1000, le=10**6)]
+    fmin: Annotated[float, Field(ge=0)]
+    fmax: Annotated[float, Field(gt=0)]
 
     @classmethod
     def load(cls, model_path: str | Path) -> VocoderConfig:
@@ -64,13 +67,14 @@ class VocoderConfig:
         path = Path(model_path).parent / "config.json"
         if not path.is_file() and path.parent.name == "nsf_hifigan":  # the vocoder of the table of pretrain/
             require("nsf_hifigan", path.parent.parent)
-        try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
-        except FileNotFoundError:
+        if not path.is_file():
             fix = "put the vocoder's two files, model and config.json, into that folder"
-            raise UserError("there is no vocoder config", path, fix) from None
+            raise UserError("there is no vocoder config", path, fix)
+        try:
+            values = parse_json(read_text(path))
         except ValueError as error:
             raise UserError(f"not valid JSON: {error}", path, "get the vocoder again") from None
+        return cls.from_dict(values, path)
 
     @classmethod
     def from_dict(cls, values: Any, source: object = "config.json") -> VocoderConfig:
@@ -79,15 +83,17 @@ class VocoderConfig:
         missing = [name for name in names if not isinstance(values, dict) or name not in values]
         if missing:
             raise UserError(f"the vocoder config lacks {', '.join(missing)}", source, "get the vocoder again")
-        config = cls(**{name: _frozen(values[name]) for name in names})
-        if math.prod(config.upsample_rates) != config.hop_size:
-            what = f"upsample_rates {list(config.upsample_rates)} do not multiply to hop_size {config.hop_size}"
-            raise UserError(what, source, "get the vocoder again")
+        try:
+            config: VocoderConfig = TypeAdapter(cls).validate_python({name: values[name] for name in names})
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"{first['msg']}; found {first['input']!r}"
+            raise UserError(what, f"{source}, key {first['loc'][0]}", "get the vocoder again") from None
+        for misfit in decoder_misfits(config, config.hop_size):
+            raise UserError(misfit.what, f"{source}, key {misfit.key}", "get the vocoder again")
+        if not config.hop_size <= config.win_size <= config.n_fft or config.fmin >= config.fmax:
+            raise UserError("its windows or its range of the mel make no sense", source, "get the vocoder again")
         return config
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 class MelExtractor:
