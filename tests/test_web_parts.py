@@ -36,7 +36,7 @@ from modules.web.convert.spectrogram import log_spectrogram
 from modules.web.convert.tab import CUTTING, PITCH, SANE, SOUND, UPPERMOST, read_options
 from modules.web.convert.worker import ConversionJob, ConversionResult, Progress, Stopped, VoiceProcess
 from modules.web.folders import Folders
-from modules.web.language import LANGUAGES, preferred_language, texts
+from modules.web.language import LANGUAGES, preferred_language, texts, translate
 from modules.web.page import Page
 from modules.web.scripts import error_of
 from modules.web.server import Settings, is_loopback
@@ -478,3 +478,51 @@ def test_a_field_that_may_be_empty_gives_nothing_or_a_number() -> None:
     values = {field.name: field.default for field, _ in settings(InferenceOptions)}
     assert read_options({**values, "f0_filter_threshold": ""}) == InferenceOptions()
     assert read_options({**values, "f0_filter_threshold": "0.2"}).f0_filter_threshold == 0.2
+
+
+FAULTS = (  # files whose messages a person on the page can meet
+    *(path.relative_to(ROOT).as_posix() for path in SOURCES), "modules/audio/io.py", "modules/checkpoint.py",
+    "modules/options.py", "modules/mixing.py", "modules/cli.py", "pretrain/fetch.py", "pretrain/__init__.py",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "modules/inference").glob("*.py"))),
+)  # fmt: skip
+
+
+def messages_in(source: str) -> Iterator[str]:
+    """What went wrong and what to do, of every UserError; what is filled in stands as {}."""
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        nodes = list(ast.walk(function))
+        named = {
+            node.targets[0].id: node.value
+            for node in nodes
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for node in nodes:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
+                fix = [word.value for word in node.keywords if word.arg == "fix"]
+                for part in (*node.args[:1], *node.args[2:3], *fix):
+                    yield from plain(named.get(part.id, part) if isinstance(part, ast.Name) else part)
+
+
+def plain(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    elif isinstance(node, ast.IfExp):
+        yield from (*plain(node.body), *plain(node.orelse))
+
+
+def test_what_goes_wrong_is_said_in_every_language() -> None:
+    said = {message for name in FAULTS for message in messages_in((ROOT / name).read_text(encoding="utf-8"))}
+    said = {message for message in said if message.strip("{} ")}
+    assert len(said) > 150
+    for language in set(LANGUAGES) - {"en"}:
+        assert [message for message in said if not CHINESE.search(translate(message, language))] == []
+        known = json.loads((ROOT / f"modules/web/locales/messages/{language}.json").read_text(encoding="utf-8"))
+        for message, text in known.items():
+            assert sorted(fields(text)) == fields(message), message
+    assert translate("row 3 of the mix is not all numbers: a, b", "zh") == "混合表第 3 行不全是数字：a, b"
+    assert translate("{0} is there already", "zh") == "{0} 已存在" and translate("unheard of", "zh") == "unheard of"
+    assert translate("there is no song", "en") == "there is no song"
