@@ -410,6 +410,20 @@ def test_touching_nothing_changes_nothing_and_half_typed_numbers_are_borne(
     assert command.split() == ["-f0p", "fcpe"]
 
 
+def test_settings_outlive_a_reload(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.choose("convert-model", "trained/second")
+    visitor.choose("convert-speaker", "bob")
+    visitor.choose("convert-format", "ogg")
+    visitor.set_number("convert-trans", -5)
+    visitor.page.wait_for_timeout(1500)
+    visitor.open()
+    for field, value in (("model", "trained/second"), ("speaker", "bob"), ("format", "ogg"), ("trans", "-5")):
+        visitor.page.wait_for_function(
+            "([field, value]) => document.querySelector(`#convert-${field} input`).value === value", arg=[field, value]
+        )
+
+
 def test_songs_wait_in_line_and_all_of_them_are_cancelled(visit: Callable[..., Visitor], server: WebServer) -> None:
     visitor = visit()
     page = visitor.page
