@@ -179,11 +179,11 @@ class ConvertTab:
         conversion = self.page.session(request).conversion
         wanted, songs = self._read(conversion, values), self.song.chosen(conversion, values)
         self.weights.check(values, request)
-        for states in conversion.convert(wanted, songs):
+        for number, states in enumerate(conversion.convert(wanted, songs)):
             yield {
                 self.queue: show_queue(self.page, states),
                 self.voice.state: self.voice.status(conversion),
-                self.cancel: gr.update(visible=True),
+                **({} if number else {self.cancel: gr.update(visible=True)}),
             }
         yield {
             self.queue: show_queue(self.page, conversion.queue),
