@@ -169,6 +169,23 @@ def test_a_song_is_converted_heard_and_downloaded(visit: Callable[..., Visitor],
     assert "inference_main.py -m trained/duet/duet.pth -c trained/duet/config.json -n song.wav -s bob -t 2" in command
 
 
+def test_earlier_results_are_heard_and_deleted(visit: Callable[..., Visitor], server: WebServer) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose("convert-model", "trained/duet")
+    visitor.convert(write_song(server.home / "early.wav", 3.0))
+    name = "early_0key_alice_sovits_fcpe.flac"
+    page.wait_for_selector(f"#result-saved >> text={name}")
+    visitor.open()  # it is another page that looks
+    page.click("#history-box > button")
+    visitor.choose("history-choice", name)
+    page.wait_for_selector("#history-audio >> text=0:03")
+    assert "-n early.wav -s alice" in page.inner_text("#history-command .cm-content")
+    page.click("#history-delete")
+    page.wait_for_selector("#history-audio", state="hidden")
+    assert not (server.home / "results" / name).exists()
+
+
 def test_several_songs_wait_in_line_and_a_bad_one_stops_nobody(
     visit: Callable[..., Visitor], server: WebServer
 ) -> None:

@@ -30,6 +30,8 @@ from modules.web import page as page_module
 from modules.web.catalog import entry_of_files, list_models
 from modules.web.convert import mix as mix_table
 from modules.web.convert import song as song_box
+from modules.web.convert.history import songs_in
+from modules.web.convert.notes import note_command, read_command
 from modules.web.convert.pool import VoicePool
 from modules.web.convert.session import ConversionRequest, ResultNames, command_line, mix_text, model_options
 from modules.web.convert.spectrogram import log_spectrogram
@@ -526,3 +528,22 @@ def test_what_goes_wrong_is_said_in_every_language() -> None:
     assert translate("row 3 of the mix is not all numbers: a, b", "zh") == "混合表第 3 行不全是数字：a, b"
     assert translate("{0} is there already", "zh") == "{0} 已存在" and translate("unheard of", "zh") == "unheard of"
     assert translate("there is no song", "en") == "there is no song"
+
+
+def test_earlier_results_are_songs_and_nothing_else(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    assert songs_in(results) == {}
+    results.mkdir()
+    for number, name in enumerate(("old.flac", "new.mp3", ".hidden.wav", "notes.txt")):
+        (results / name).write_bytes(b"x")
+        os.utime(results / name, (number, number))
+    (tmp_path / "secret.wav").write_bytes(b"secret")
+    (results / "link.wav").symlink_to(tmp_path / "secret.wav")
+    (results / "folder.wav").mkdir()
+    assert list(songs_in(results)) == ["new.mp3", "old.flac"]
+    note_command(results / "old.flac", "python inference_main.py -n 歌.wav")
+    assert read_command(results / "old.flac") == "python inference_main.py -n 歌.wav"
+    assert read_command(results / "new.mp3") == "" and list(songs_in(results)) == ["new.mp3", "old.flac"]
+    for broken in ("[]", '{"command": 3}', "{", "[" * 100_000):
+        (results / ".commands/old.flac.json").write_text(broken)
+        assert read_command(results / "old.flac") == ""

@@ -18,6 +18,7 @@ from modules.inference.options import WAV_FORMATS, InferenceOptions, ModelOption
 from modules.inference.speaker_mix import SpeakerMix
 from modules.options import flags
 from modules.web.catalog import Catalog, ModelEntry, list_models
+from modules.web.convert.notes import note_command
 from modules.web.convert.pool import PooledVoice, VoicePool
 from modules.web.convert.worker import POLL, ConversionJob, Progress, Stopped, Waiting, finish
 from modules.web.folders import Folders
@@ -239,6 +240,7 @@ class ConversionSession:
         """Copy what was made into results/, and remember it."""
         with atomic_path(song.saved) as temporary:
             shutil.copyfile(song.files[request.audio_format], temporary)
+        note_command(song.saved, song.command)
         self.songs[song.saved.name] = song
 
 

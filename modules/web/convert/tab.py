@@ -12,6 +12,7 @@ from modules.errors import UserError
 from modules.inference.options import WAV_FORMATS, InferenceOptions
 from modules.options import Setting, settings
 from modules.web.catalog import embedding_rows, speakers_of
+from modules.web.convert.history import HistoryBox
 from modules.web.convert.mix import MixBox, mix_of, tracks_of
 from modules.web.convert.results import ResultsBox, show_queue
 from modules.web.convert.session import ConversionRequest, ConversionSession, check_request
@@ -82,6 +83,7 @@ class ConvertTab:
                     )
                 self.queue = page.field(gr.HTML, "convert.queue")
                 self.results = ResultsBox(page)
+                HistoryBox(page)
                 self.voice.add_state()
         self._add_fine_tuning()
         self._connect()
