@@ -44,6 +44,7 @@ from modules.web.scripts import error_of
 from modules.web.server import Settings, is_loopback
 from modules.web.state import ServerState
 from modules.web.tools.actions import check_name
+from pretrain import BASE_DIR, BASE_GENERATOR
 from tests.conftest import ROOT
 from tests.standin_voice import RATE, small_config, write_encoder, write_model
 from tests.web_server import write_song
@@ -162,6 +163,13 @@ def test_the_command_line_does_what_the_page_did(tmp_path: Path) -> None:
     )
     assert again == InferenceOptions(f0_predictor="dio", k_step=50, f0_filter_threshold=0.1, second_encoding=True)
     assert args.model_path == Path("trained/my voice/G.pth") and args.shallow_diffusion and args.device == "cpu"
+
+
+def test_the_command_of_the_base_model_and_of_a_song_that_looks_like_a_flag(tmp_path: Path) -> None:
+    request = ConversionRequest(ModelOptions(BASE_DIR / BASE_GENERATOR), "f001", InferenceOptions(), "flac")
+    words = shlex.split(command_line(request, "-n.wav", tmp_path))
+    args = inference_main.build_parser().parse_args(words[2:])
+    assert args.model_path == Path("base") and args.clean_names == ["-n.wav"] and args.spk_list == ["f001"]
 
 
 def test_the_mix_of_a_table_is_that_of_spkmix() -> None:
