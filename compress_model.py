@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modules.cli import make_parser, run
 from modules.errors import UserError
 from modules.options import add_arguments, from_namespace
-from modules.training.options import ReleaseOptions
+from modules.training.options import CONFIG_PATH, ReleaseOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +36,10 @@ def compress(args: argparse.Namespace) -> int:
     output = options.output or default_output(options.input, options.half, options.safetensors)
     if output.resolve() == options.input.resolve():
         raise UserError("the output would overwrite the model", output, "choose another name with -o")
-    config = load_config(options.config)
+    config_path = options.config or default_config(options.input)
+    config = load_config(config_path)
     full = checkpoint.model_state(checkpoint.load(options.input), options.input)
+    check_fit(full, config, options.input, config_path)
     if options.half:
         full = {key: value.half() if value.is_floating_point() else value for key, value in full.items()}
     released = {key: value for key, value in full.items() if not key.startswith(TRAINING_ONLY)}
@@ -50,6 +52,38 @@ def compress(args: argparse.Namespace) -> int:
     size = output.stat().st_size / 2**20
     print(f"wrote {output}: {size:.1f} MiB, was {options.input.stat().st_size / 2**20:.1f} MiB")
     return 0
+
+
+def default_config(model: Path) -> Path:
+    """The config that lies beside the model, which is its own; else the one that is trained with next."""
+    beside = model.with_name("config.json")
+    return beside if beside.is_file() else CONFIG_PATH
+
+
+def check_fit(state: dict[str, Tensor], config: Config, model: Path, config_path: Path) -> None:
+    """Refuse weights that are not those of a generator of the config. Raises UserError that names what does not fit."""
+    import torch
+
+    import models
+    from modules import checkpoint
+
+    if not any(key.startswith("dec.") for key in state) or "emb_g.weight" not in state:
+        what = "the file holds no generator"
+        if any(key.startswith("discriminators.") for key in state):
+            what = "the file holds the discriminators, which only training needs"
+        raise UserError(what, model, "give a G_<step>.pth; of a D_<step>.pth nothing can be released")
+    with torch.device("meta"):
+        network = models.build(config, with_posterior=any(key.startswith(TRAINING_ONLY) for key in state))
+    try:
+        report = checkpoint.compare(network, state, model)
+    except UserError as error:
+        fix = f"{config_path} is of another model: give with -c the config that this one was trained with"
+        raise UserError(error.what, model, fix) from None
+    if report.unexpected:
+        some = ", ".join(report.unexpected[:3])
+        print(
+            f"warning: {len(report.unexpected)} keys are none of a model of {config_path}, such as {some}", flush=True
+        )
 
 
 def write_posterior(state: dict[str, Tensor], options: ReleaseOptions) -> None:

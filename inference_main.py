@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modules.cli import BatchReport, describe_os_error, make_parser, run
 from modules.errors import UserError
-from modules.inference.options import WAV_FORMATS, InferenceOptions, ModelOptions
+from modules.f0 import require_weights
+from modules.inference.options import WAV_FORMATS, InferenceOptions, ModelOptions, idle_flags, is_cluster_file
 from modules.options import add_arguments, check, from_namespace
 from pretrain import BASE_DIR, BASE_GENERATOR, AllowDownload
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 BASE_NAME = "base"  # -m base: the model that comes with the project
 MIX_NAME = "spk_mix"
+INTERRUPTED = "finished songs are kept; the same command does them anew, with --skip_finished only the others"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--clean_names",
         nargs="+",
         required=True,
-        help="songs: names in raw/, with or without extension, or paths",
+        help="songs: names in raw/, with or without extension, or paths; a folder is all songs in it",
     )
     group.add_argument(
         "-t",
@@ -53,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("-usm", "--use_spk_mix", action="store_true", help="sing with the speaker mix of spkmix.py")
     group.add_argument("-wf", "--wav_format", choices=WAV_FORMATS, default="flac", help="format of the results")
     group.add_argument("--out_dir", type=Path, default=Path("results"), help="folder of the results")
+    group.add_argument("--skip_finished", action="store_true", help="leave out songs whose result is there already")
     group.add_argument("--download", action=AllowDownload)
     add_arguments(parser.add_argument_group("the model"), ModelOptions)
     inference = (field.name for field in dataclasses.fields(InferenceOptions) if field.name != "trans")
@@ -62,33 +65,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and convert; 0 all done, 1 some songs failed, 2 cannot start."""
-    return run(convert_all, build_parser().parse_args(argv))
+    return run(convert_all, build_parser().parse_args(argv), INTERRUPTED)
 
 
 def convert_all(args: argparse.Namespace) -> int:
     """Every song to every speaker."""
-    model_options = _from_anywhere(from_namespace(ModelOptions, args))
-    shifts = fill_up(args.trans, len(args.clean_names))
+    from modules.inference.names import all_songs, find_song, free_path, result_name
+
+    folders = [Path("raw"), *([ROOT / "raw"] if Path("raw").resolve() != ROOT / "raw" else [])]
+    names = all_songs(args.clean_names, folders)
+    given = from_namespace(ModelOptions, args)
+    model_options = _from_anywhere(given)
+    shifts = fill_up(args.trans, len(names))
     options = [from_namespace(InferenceOptions, args, trans=shift) for shift in shifts]
-    check(model_options)
-    for song_options in options:
-        song_options.check()
-
-    from modules.inference.names import find_song, free_path, result_name
-    from modules.inference.svc import Svc
-
-    if model_options.onnx is not None:
-        from modules.onnx.voice import load_onnx
-
-        svc = load_onnx(model_options, model_options.onnx)
-    else:
-        svc = Svc.load(model_options, _folder("pretrain"))
-    for song_options in options:
-        svc.check(song_options)
+    for line in idle_flags(given, options[0]):
+        print(f"warning: {line}", file=sys.stderr)
+    svc = load(model_options, options)
     speakers = choose_speakers(svc, args)
-    folders = list(dict.fromkeys([Path("raw"), ROOT / "raw"]))
     report, taken = BatchReport("song"), set()
-    for name, song_options in zip(args.clean_names, options, strict=True):
+    for name, song_options in zip(names, options, strict=True):
         try:
             song = find_song(name, folders)
         except UserError as error:
@@ -99,14 +94,37 @@ def convert_all(args: argparse.Namespace) -> int:
             file_name = result_name(song, label, model_options, song_options, args.wav_format)
             target = free_path(args.out_dir / file_name, taken)
             taken.add(target.resolve())
+            if args.skip_finished and target.is_file():
+                report.skip(f"{name} to {label}", f"{target} is there")
+                continue
             try:
                 convert_one(svc, song, target, speaker, song_options)
                 report.ok()
-            except (UserError, OSError, RuntimeError, MemoryError) as error:
+            except Exception as error:  # whatever it is, the other songs are not to be lost
                 if args.debug:
                     raise
                 report.fail(f"{name} to {label}", _explain(error))
     return report.finish()
+
+
+def load(model: ModelOptions, conversions: Sequence[InferenceOptions]) -> Svc:
+    """The voice; all that can be seen to be wrong is refused before it is loaded, and before a song is read."""
+    check(model)
+    for conversion in conversions:
+        conversion.check()
+    pretrain_dir = _folder("pretrain")
+    if model.onnx is None:
+        require_weights(conversions[0].f0_predictor, pretrain_dir)
+
+    from modules.inference.speaker_mix import shared_ids
+    from modules.inference.svc import Svc
+
+    svc = Svc.load(model, pretrain_dir)
+    for conversion in conversions:
+        svc.check(conversion)
+    if line := shared_ids(svc.speakers):
+        print(f"warning: {line}", file=sys.stderr)
+    return svc
 
 
 def convert_one(svc: Svc, song: Path, target: Path, speaker: str | SpeakerMix, options: InferenceOptions) -> None:
@@ -140,10 +158,9 @@ def choose_speakers(svc: Svc, args: argparse.Namespace) -> dict[str, str | Speak
         UserError: an unknown speaker, none where the model has several, or a wrong mix.
     """
     if args.use_spk_mix:
-        import spkmix
         from modules.inference.speaker_mix import SpeakerMix
 
-        return {MIX_NAME: SpeakerMix.from_map(spkmix.spk_mix_map, svc.speakers, svc.n_speakers)}
+        return {MIX_NAME: SpeakerMix.from_map(read_mix(), svc.speakers, svc.n_speakers)}
     names = args.spk_list
     if not names:
         if len(svc.speakers) != 1:
@@ -153,6 +170,23 @@ def choose_speakers(svc: Svc, args: argparse.Namespace) -> dict[str, str | Speak
     for name in names:
         svc.resolve_speaker(name)
     return {name: name for name in names}
+
+
+def read_mix() -> Any:
+    """spk_mix_map of spkmix.py. Raises UserError where the file does not run or has no such map."""
+    where = ROOT / "spkmix.py"
+    try:
+        import spkmix
+
+        return spkmix.spk_mix_map
+    except AttributeError:
+        raise UserError("there is no spk_mix_map", where, "name the map so, as the text in the file shows") from None
+    except SyntaxError as error:
+        what = f"the file is no Python: {error.msg}"
+        raise UserError(what, f"{where}, line {error.lineno}", "mend the line; brackets, commas and quotes") from None
+    except Exception as error:  # what a user wrote into it can fail in any way
+        what = f"the file does not run: {type(error).__name__}: {error}"
+        raise UserError(what, where, "mend it, as the text in the file shows") from None
 
 
 def _explain(error: Exception) -> str:
@@ -175,7 +209,6 @@ def _from_anywhere(options: ModelOptions) -> ModelOptions:
     """
     if options.model_path == Path(BASE_NAME):
         options = dataclasses.replace(options, model_path=BASE_DIR / BASE_GENERATOR)
-    options = dataclasses.replace(options, cluster_model_path=options.cluster_path())
     found = {}
     fields = list(dataclasses.fields(options))
     if options.model_path.suffix == ".safetensors" and options.config_path == ModelOptions().config_path:
@@ -184,7 +217,11 @@ def _from_anywhere(options: ModelOptions) -> ModelOptions:
         path = getattr(options, field.name)
         if isinstance(path, Path) and not path.exists() and (ROOT / path).exists():
             found[field.name] = ROOT / path
-    return dataclasses.replace(options, **found)
+    options = dataclasses.replace(options, **found)
+    timbre = options.cluster_path()
+    if not is_cluster_file(timbre) and is_cluster_file(ROOT / timbre):
+        options = dataclasses.replace(options, cluster_model_path=ROOT / timbre)
+    return options
 
 
 if __name__ == "__main__":

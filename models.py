@@ -24,6 +24,7 @@ from modules.nn.flows import CouplingFlow
 from modules.nn.noise import Noise, RowNoise
 from modules.nn.pitch import F0_BINS, f0_to_coarse, f0_to_log, log_to_f0, normalize_f0
 from modules.nn.segments import random_starts, sequence_mask, slice_segments
+from modules.nn.size import check_size
 from modules.nn.wavenet import WaveNet, sample, statistics
 from modules.nn.weight_norm import WeightNormConv1d, WeightNormConv2d, fold_weight_norm
 from vdecoder import DecoderSizes, get_vocoder
@@ -445,11 +446,24 @@ def build(config: Config, with_posterior: bool = True) -> SynthesizerTrn:
 
     Args:
         with_posterior: build the posterior encoder, which only training needs.
+
+    Raises:
+        UserError: it would have more parameters than any machine trains.
     """
-    known = inspect.signature(SynthesizerTrn).parameters
+    known = inspect.signature(SynthesizerTrn).parameters.keys() - {"sampling_rate"}  # another section tells it
     # A user's config may hold keys that we do not know; reading it has reported those that look misspelt.
     sizes = {name: value for name, value in config.model.model_dump().items() if name in known}
-    return SynthesizerTrn(config.spec_channels, config.segment_frames, with_posterior=with_posterior, **sizes)
+    make = partial(
+        SynthesizerTrn,
+        config.spec_channels,
+        config.segment_frames,
+        with_posterior=with_posterior,
+        sampling_rate=config.data.sampling_rate,
+        **sizes,
+    )
+    bins = config.data.filter_length / type(config.data).model_fields["filter_length"].default
+    check_size(config.model, make, {"data.filter_length": bins})
+    return make()
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def export_model(args: argparse.Namespace) -> int:
     """Export the generator and the parts that were asked for."""
-    from modules.onnx.exporter import Exporter
+    from modules.onnx.export.exporter import Exporter
 
     options = from_namespace(ExportOptions, args)
     wanted = dict.fromkeys(PARTS[:-1] if "all" in options.parts else options.parts)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.cli import BatchReport, make_parser, run
 from modules.data.options import ListOptions
 from modules.errors import UserError
 from modules.options import add_arguments, from_namespace
 from vencoder import ENCODERS
+
+if TYPE_CHECKING:
+    from modules.config import AnyConfig, Config, DiffusionConfig
 
 TEMPLATES = Path(__file__).resolve().parent / "configs_template"
 
@@ -24,20 +28,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def make_lists_and_configs(args: argparse.Namespace) -> int:
     """Write both lists and both configs."""
-    from modules.config import load_config, load_diffusion_config
     from modules.data import preprocess_flist as work
     from modules.files import write_text
 
     options = from_namespace(ListOptions, args)
-    dataset = work.scan(options.source_dir, options.speakers)
+    size = "micro" if options.micro else "tiny" if options.tiny else ""
+    config, diffusion = _templates(size)
+    before, diffusion_before = _existing(options)
+    dataset = work.scan(options.source_dir, options.speakers, config.data.sampling_rate)
     training, validation = work.split(dataset, options.seed)
-    ids, warnings = work.speaker_ids([speaker.name for speaker in dataset.speakers], _existing_ids(options.config))
-    for warning in dataset.warnings + warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    names = [speaker.name for speaker in dataset.speakers]
+    ids, warnings = work.speaker_ids(names, before.spk if before else {})
+    notes = _keep_changes(config, diffusion, before, diffusion_before)
 
-    template = "config_micro" if options.micro else "config_tiny" if options.tiny else "config"
-    config = load_config(TEMPLATES / f"{template}_template.json")
-    diffusion = load_diffusion_config(TEMPLATES / f"diffusion{'_micro' if options.micro else ''}_template.yaml")
     encoder = ENCODERS[options.speech_encoder]
     work.fit_config(
         config,
@@ -49,8 +52,15 @@ def make_lists_and_configs(args: argparse.Namespace) -> int:
     )
     work.match_diffusion(diffusion, config)
     diffusion.env.expdir = f"logs/{options.model}/diffusion"
-    work.set_speakers(config, diffusion, ids)
+    goes_on = before is not None and any(before.spk.get(name) == number for name, number in ids.items())
+    room = (before.model.n_speakers if before else 0, diffusion_before.model.n_spk if diffusion_before else 0)
+    work.set_speakers(config, diffusion, ids, room if goes_on else (0, 0))
     work.set_lists(config, diffusion, options.train_list, options.val_list)
+    changes = work.differences_of_model(config, before) if before else []
+    if changes:
+        warnings.append(f"the config is of another model than the one it replaces ({'; '.join(changes)})")
+    for warning in dataset.warnings + warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
     for path, clips in ((options.train_list, training), (options.val_list, validation)):
         write_text(path, "".join(f"{clip}\n" for clip in clips))
@@ -65,22 +75,58 @@ def make_lists_and_configs(args: argparse.Namespace) -> int:
         left_out = len(dataset.copies) - used
         print(f"{used} of them are copies at another pitch; {left_out} more are of clips that validate, and left out")
     print(f"speakers: {', '.join(f'{name} = {number}' for name, number in ids.items())}")
+    for note in notes:
+        print(note)
     print(f"wrote {options.config} and {options.diffusion_config}")
     report = BatchReport("clip", len({*training, *validation}), dataset.skipped, dataset.failed)
     return report.finish()
 
 
-def _existing_ids(path: Path) -> Mapping[str, int]:
-    """The speakers of the config that is about to be replaced; none where there is none or it cannot be read."""
-    from modules.config import load_config
+def _templates(size: str) -> tuple[Config, DiffusionConfig]:
+    from modules.config import load_config, load_diffusion_config
+
+    name = f"config_{size}_template.json" if size else "config_template.json"
+    diffusion = "diffusion_micro_template.yaml" if size == "micro" else "diffusion_template.yaml"
+    return load_config(TEMPLATES / name), load_diffusion_config(TEMPLATES / diffusion)
+
+
+def _keep_changes(
+    config: Config, diffusion: DiffusionConfig, before: Config | None, diffusion_before: DiffusionConfig | None
+) -> list[str]:
+    """Take over what the user set by hand in the configs that are about to be replaced; says what it was."""
+    from modules.data import preprocess_flist as work
+
+    kept = []
+    template, diffusion_template = _templates(work.size_of(before) if before else "")
+    if before is not None:
+        kept += work.keep_changes(config, before, template)
+    if diffusion_before is not None:
+        kept += [f"diffusion {line}" for line in work.keep_changes(diffusion, diffusion_before, diffusion_template)]
+    return [f"kept from the configs before, where it was set by hand: {', '.join(kept)}"] if kept else []
+
+
+def _existing(options: ListOptions) -> tuple[Config | None, DiffusionConfig | None]:
+    """The configs that are about to be replaced; one that cannot be read is put aside, as <name>.bak."""
+    from modules.config import load_config, load_diffusion_config
+
+    return _read_or_put_aside(options.config, load_config), _read_or_put_aside(
+        options.diffusion_config, load_diffusion_config
+    )
+
+
+def _read_or_put_aside(path: Path, load: Callable[[Path], AnyConfig]) -> AnyConfig | None:
+    from modules.files import numbered
 
     if not path.is_file():
-        return {}
+        return None
     try:
-        return load_config(path).spk
+        return load(path)
     except UserError as error:
-        print(f"warning: the existing config is replaced; it cannot be read: {error}", file=sys.stderr)
-        return {}
+        aside = next(name for name in numbered(path.with_name(f"{path.name}.bak")) if not name.exists())
+        path.replace(aside)
+        what = f"the existing config is replaced, and kept as {aside}; it cannot be read: {error}"
+        print(f"warning: {what}", file=sys.stderr)
+        return None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,7 +24,7 @@ def make_features(args: argparse.Namespace) -> int:
     from modules.config import load_config, load_diffusion_config
     from modules.data import f0_ranges
     from modules.data import preprocess_features as work
-    from modules.data.worker_pool import Failure, process_count, remove_leftovers, run_all
+    from modules.data.worker_pool import Failure, process_count, run_all
     from modules.progress import track
 
     options = from_namespace(FeatureOptions, args)
@@ -33,7 +33,6 @@ def make_features(args: argparse.Namespace) -> int:
     settings = work.FeatureSettings.of(config, options.f0_predictor, (options.f0_min, options.f0_max), diffusion)
     wavs = work.shard(work.find_wavs(options.in_dir))
     devices = work.choose_devices(options.device)
-    remove_leftovers({wav.parent for wav in wavs}, work.is_written_for(wavs))
 
     batches = work.batches(wavs, devices)
     processes = process_count(options.num_processes, len(batches))

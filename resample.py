@@ -25,12 +25,13 @@ def prepare(args: argparse.Namespace) -> int:
 
 def resample_all(options: ResampleOptions, debug: bool) -> int:
     """Convert every recording that is not done yet."""
-    from modules.data.preprocess_resample import ResampleJob, find_recordings, is_written_for, orphans
-    from modules.data.worker_pool import Failure, process_count, remove_leftovers, run_all
+    from modules.data.preprocess_resample import ResampleJob, check_places, find_recordings, orphans
+    from modules.data.worker_pool import Failure, process_count, run_all
     from modules.progress import track
 
     options.check()
     sources, left_out = find_recordings(options.in_dir, options.out_dir, options.speakers)
+    check_places(options.in_dir, options.out_dir, sources)
     report = BatchReport("recording")
     for path, reason in left_out:
         report.skip(path, reason)
@@ -38,8 +39,6 @@ def resample_all(options: ResampleOptions, debug: bool) -> int:
         report.finish()
         fix = "put recordings into one folder for each speaker, such as dataset_raw/alice/song.wav"
         raise UserError("there are no recordings", f"--in_dir {options.in_dir}", fix)
-    folders = {folder for source in sources for folder in (source.folder, source.note.parent)}
-    remove_leftovers(folders, is_written_for(sources))
     processes = process_count(options.num_processes, len(sources))
     unchanged = clips = 0
     results = run_all(ResampleJob(options), sources, processes, debug)
@@ -52,7 +51,7 @@ def resample_all(options: ResampleOptions, debug: bool) -> int:
             report.ok()
             clips += outcome.clips
             unchanged += outcome.unchanged
-    for name in orphans(sources):
+    for name in orphans(sources, options.out_dir) if not options.speakers else ():
         print(f"warning: {name} is no longer in {options.in_dir}; its clips are still in the data set", file=sys.stderr)
     print(f"{clips} clip(s) in {options.out_dir}; {unchanged} recording(s) were done before")
     return report.finish()

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from modules.cli import make_parser, run
 from modules.options import add_arguments, from_namespace
-from modules.training.options import TrainOptions
+from modules.training.options import TrainOptions, say_what_loads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_from_args(args: argparse.Namespace) -> int:
     """Join the other ranks if there are any, and train."""
+    say_what_loads()
     from modules.training.distributed import join_ranks
     from modules.training.vits import train
     from pretrain import BASE_DIR

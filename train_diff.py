@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from modules.cli import make_parser, run
 from modules.options import add_arguments, from_namespace
-from modules.training.options import DiffusionTrainOptions
+from modules.training.options import DiffusionTrainOptions, say_what_loads
 from pretrain import AllowDownload
 
 
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_from_args(args: argparse.Namespace) -> int:
     """Join the other ranks if there are any, and train."""
+    say_what_loads()
     from modules.config import load_diffusion_config
     from modules.training.diffusion import choose_device, train
     from modules.training.distributed import join_ranks

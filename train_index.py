@@ -38,7 +38,7 @@ def build_indexes(args: argparse.Namespace) -> int:
             report.fail(name, error)
     if indexes:
         folder = options.output_dir / "feature_and_index"
-        retrieval.save(indexes, folder)
+        retrieval.save(indexes, folder, speakers)
         print(f"wrote {folder}")
     return report.finish()
 

@@ -24,7 +24,8 @@ from benchmarks.timing import best_of, clock_for
 from modules.config import Config
 from modules.devices import forget_convolution_lengths, pick_device
 from modules.inference import windows
-from modules.inference.options import InferenceOptions, ModelOptions
+from modules.inference.networks import TorchEncoder, TorchGenerator
+from modules.inference.options import InferenceOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.svc import Svc
 from modules.inference.voice import Voice
@@ -60,8 +61,8 @@ def make_svc(config: Config, device: torch.device, folded: bool, precision: str,
         models.prepare_for_inference(model, device, precision)
     else:
         model.eval().requires_grad_(False).to(device)
-    units = RandomUnits(config.model.ssl_dim, device)
-    voice = Voice(config, model, units, device, ModelOptions())  # type: ignore[arg-type]
+    encoder = TorchEncoder(RandomUnits(config.model.ssl_dim, device))  # type: ignore[arg-type]
+    voice = Voice(encoder, TorchGenerator(config, model, device))
     return Svc(voice, PitchFinder(voice.sample_rate, voice.hop_length, str(device)), longest)
 
 

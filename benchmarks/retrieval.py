@@ -28,7 +28,7 @@ UNIT_RATE = 50
 
 def sing(model: SynthesizerTrn, units: np.ndarray, frames: int) -> None:
     """What the generator does with the units [T, dim] of a window."""
-    c = stretch_units(torch.from_numpy(units.T.copy()), frames, "nearest")[None]
+    c = torch.from_numpy(stretch_units(units.T, frames, "nearest"))[None]
     model.infer(c, torch.full((1, frames), 220.0), torch.ones(1, frames), torch.zeros(1, dtype=torch.long))
 
 

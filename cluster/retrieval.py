@@ -7,9 +7,11 @@ that so-vits-svc 4.1 writes is read without running anything from it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import faiss
 import numpy as np
@@ -18,8 +20,9 @@ from cluster import kmeans
 from cluster.neighbours import NEIGHBOURS, neighbour_weights
 from modules import pickles
 from modules.errors import UserError
-from modules.files import atomic_path, write_text
+from modules.files import write_bytes, write_text
 from modules.pickles import BrokenPickle, Call, RefusedName, Unfinished
+from modules.text_formats import parse_json, read_text
 
 MAX_FRAMES = 200_000  # more frames than this are first reduced to REDUCED_FRAMES centres
 REDUCED_FRAMES = 10_000
@@ -29,6 +32,7 @@ RECALL_SAMPLE = 256  # frames that the recall is measured on
 DEFAULT_NPROBE = 8  # cells searched in an index of the original, which says 1 and misses most neighbours
 INDEX_FILE = "index.json"
 FORMAT_VERSION = 1
+_REBUILD = "make it anew with train_index.py"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class SpeakerIndex:
 
     index: Any  # faiss.Index
     nprobe: int
+    name: str = ""  # of the speaker; empty where the file does not say
 
     def search(self, queries: np.ndarray, k: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances [T, k] and vectors [T, k, dim] of the nearest stored frames of each query [T, dim].
@@ -115,17 +120,45 @@ def _search_parameters(index: Any, nprobe: int) -> Any:
     return parameters
 
 
-def save(indexes: dict[int, SpeakerIndex], folder: str | Path) -> None:
-    """Write ``folder``/<speaker id>.faiss and, last, ``folder``/index.json."""
+def save(indexes: Mapping[int, SpeakerIndex], folder: str | Path, speakers: Mapping[str, int] | None = None) -> None:
+    """Write ``folder``/<speaker id>.faiss and, last, ``folder``/index.json.
+
+    Args:
+        speakers: ids by name; without them the indexes' own names are kept.
+    """
     folder = Path(folder)
-    for speaker_id, speaker in indexes.items():
-        with atomic_path(folder / f"{speaker_id}.faiss") as temporary:
-            faiss.write_index(speaker.index, str(temporary))
-    table = {
-        str(speaker_id): {"file": f"{speaker_id}.faiss", "frames": speaker.index.ntotal, "nprobe": speaker.nprobe}
-        for speaker_id, speaker in sorted(indexes.items())
-    }
-    write_text(folder / INDEX_FILE, json.dumps({"version": FORMAT_VERSION, "speakers": table}, indent=2) + "\n")
+    names = {speaker_id: name for name, speaker_id in (speakers or {}).items()}
+    table = {}
+    for speaker_id, speaker in sorted(indexes.items()):
+        file = f"{speaker_id}.faiss"
+        # Through memory: faiss's own writer leaves half a file on a full disk.
+        write_bytes(folder / file, faiss.serialize_index(speaker.index).tobytes())
+        entry = {"file": file, "frames": speaker.index.ntotal, "nprobe": speaker.nprobe}
+        name = names.get(speaker_id, speaker.name)
+        table[str(speaker_id)] = {"name": name, **entry} if name else entry
+    text = json.dumps({"version": FORMAT_VERSION, "speakers": table}, indent=2, ensure_ascii=False)
+    write_text(folder / INDEX_FILE, text + "\n")
+
+
+def check_speakers(indexes: Mapping[int, SpeakerIndex], speakers: Mapping[str, int], path: str | Path) -> None:
+    """Refuse the index of another model. Indexes without names, of older files and of so-vits-svc, pass.
+
+    Args:
+        speakers: ids by name of the model that the index is to serve.
+        path: of the index, for the message.
+
+    Raises:
+        UserError: an id is somebody else's in the model, or the model knows none of the index's speakers.
+    """
+    here = {speaker_id: name for name, speaker_id in speakers.items()}
+    named = {speaker_id: index.name for speaker_id, index in indexes.items() if index.name}
+    others = [f"{number} is {name} there and {here[number]} in the model" for number, name in named.items()
+              if number in here and normalize("NFC", name) != normalize("NFC", here[number])]  # fmt: skip
+    if named and not named.keys() & here.keys():
+        others = [f"it knows {', '.join(named.values())}, the model {', '.join(speakers) or 'nobody'}"]
+    if others:
+        fix = "give the index of this model with -cm, or make it with train_index.py"
+        raise UserError(f"the feature index is of another model: {'; '.join(others)}", path, fix)
 
 
 def load(path: str | Path) -> dict[int, SpeakerIndex]:
@@ -146,16 +179,16 @@ def load(path: str | Path) -> dict[int, SpeakerIndex]:
 
 
 def _load_folder(folder: Path) -> dict[int, SpeakerIndex]:
+    text = read_text(folder / INDEX_FILE, "feature index", _REBUILD)
     try:
-        table = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["speakers"]
         return {
-            int(speaker_id): SpeakerIndex(_read_index(folder, entry["file"]), int(entry["nprobe"]))
-            for speaker_id, entry in table.items()
+            int(speaker_id): SpeakerIndex(
+                _read_index(folder, entry["file"]), int(entry["nprobe"]), str(entry.get("name", ""))
+            )
+            for speaker_id, entry in parse_json(text)["speakers"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(
-            f"the feature index is broken ({type(error).__name__})", folder, "make it anew with train_index.py"
-        ) from None
+        raise UserError(f"the feature index is broken ({type(error).__name__})", folder, _REBUILD) from None
 
 
 def _read_index(folder: Path, name: str) -> Any:
@@ -188,7 +221,6 @@ def _admit(name: str) -> Call:
 
 
 def _load_pickle(path: Path) -> dict[int, SpeakerIndex]:
-    rebuild = "make it anew with train_index.py"
     data = path.read_bytes()
     if data[:4] == b"PK\3\4":
         what = "the file is a .pth, such as k-means centres, and not a feature index"
@@ -196,13 +228,13 @@ def _load_pickle(path: Path) -> dict[int, SpeakerIndex]:
     try:
         table = pickles.loads(data, _admit)
     except RefusedName as error:
-        raise UserError(f"refused: the file carries {error}, which is not an index", path, rebuild) from None
+        raise UserError(f"refused: the file carries {error}, which is not an index", path, _REBUILD) from None
     except BrokenPickle as error:
-        raise UserError(f"the file is broken: {error}", path, rebuild) from None
+        raise UserError(f"the file is broken: {error}", path, _REBUILD) from None
     try:
         return {int(key): SpeakerIndex(_from_state(pickled), DEFAULT_NPROBE) for key, pickled in table.items()}
     except (AttributeError, TypeError, ValueError, KeyError, RuntimeError, MemoryError) as error:
-        raise UserError(f"the file holds no faiss indexes ({type(error).__name__})", path, rebuild) from None
+        raise UserError(f"the file holds no faiss indexes ({type(error).__name__})", path, _REBUILD) from None
 
 
 def _from_state(pickled: _PickledIndex) -> Any:

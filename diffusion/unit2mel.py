@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from diffusion.schedule import Track, check_k_step
 from modules import checkpoint
 from modules.config import DiffusionConfig
 from modules.devices import DTYPES, fastest_dtype
+from modules.nn.size import check_size
 
 N_MELS = 128  # bins of the NSF-HiFiGAN mel
 SHIFT_SCALE = 5.0  # semitones; the largest key shift of the augmentation
@@ -150,9 +152,10 @@ class Unit2Mel(nn.Module):
 
 
 def build_unit2mel(config: DiffusionConfig) -> Unit2Mel:
-    """The untrained model that diffusion.yaml describes."""
+    """The untrained model that diffusion.yaml describes. Raises UserError where no machine could train it."""
     sizes = config.model
-    return Unit2Mel(
+    make = partial(
+        Unit2Mel,
         config.data.encoder_out_channels,
         n_spk=sizes.n_spk,
         use_pitch_aug=sizes.use_pitch_aug,
@@ -162,6 +165,8 @@ def build_unit2mel(config: DiffusionConfig) -> Unit2Mel:
         timesteps=sizes.timesteps,
         k_step_max=sizes.k_step_max,
     )
+    check_size(sizes, make)
+    return make()
 
 
 def load_unit2mel(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from modules import torch_files
 from modules.errors import UserError
-from modules.files import atomic_path
+from modules.files import atomic_path, write_bytes
 from modules.packing import STRUCTURE, unpack
 from modules.pickles import Admit, BrokenPickle, RefusedName, refuse
 
@@ -73,29 +73,25 @@ def _broken(error: Exception, path: Path) -> UserError:
 
 def save(obj: Any, path: str | Path) -> None:
     """Write ``obj`` with torch.save, atomically. Raises OSError naming ``path`` where the disk is full."""
-    try:
-        # Given a path, torch.save reports a full disk as a RuntimeError without its cause.
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
+    # Given a path, torch.save reports a full disk as a RuntimeError without its cause.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
             torch.save(obj, file)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    except RuntimeError as error:
-        # Its writer fails once more when it closes the half file; what went wrong first stands behind that.
-        if not isinstance(error.__context__, OSError):
-            raise
-        error.__context__.filename = str(path)
-        raise error.__context__ from None
+        except RuntimeError as error:
+            # Its writer fails once more when it closes the half file; what went wrong first stands behind that.
+            if not isinstance(error.__context__, OSError):
+                raise
+            raise error.__context__ from None
 
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors and text metadata as one .safetensors file, atomically."""
-    from safetensors.torch import save_file
+    """Write tensors and text metadata as one .safetensors file, atomically. Raises OSError as ``save``."""
+    from safetensors.torch import save
 
     # safetensors refuses tensors that share memory, as the flow's shared layers do
     separate = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
-    with atomic_path(path) as temporary:
-        save_file(separate, temporary, dict(metadata))
+    # Through memory: its writer reports a full disk as an error of its own.
+    write_bytes(path, save(separate, dict(metadata)))
 
 
 def safetensors_metadata(path: str | Path) -> dict[str, str]:
@@ -126,7 +122,7 @@ class LoadReport:
         for title, keys in (("missing", self.missing), ("of another shape", self.mismatched)):
             if keys:
                 more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-                parts.append(f"{len(keys)} keys {title}, left as initialised: {', '.join(keys[:limit])}{more}")
+                parts.append(f"{len(keys)} keys {title}: {', '.join(keys[:limit])}{more}")
         return "\n".join(parts)
 
 
@@ -146,12 +142,23 @@ def load_into(
     Raises:
         UserError: strict and something does not fit, or no key fits at all.
     """
-    prefixes = tuple(ignore)
-    offered = {key: value for key, value in state.items() if not prefixes or not key.startswith(prefixes)}
+    report = compare(module, state, source, ignore, strict)
     own = module.state_dict()
-    fitting = {key: value for key, value in offered.items() if key in own and own[key].shape == value.shape}
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    ignored = tuple(ignore)
+    module.load_state_dict({key: fitting[key] for key in fitting if not key.startswith(ignored)}, strict=False)
+    return report
+
+
+def compare(
+    module: nn.Module, state: Mapping[str, Tensor], source: object, ignore: Iterable[str] = (), strict: bool = True
+) -> LoadReport:
+    """What load_into would copy; ``module`` needs no memory. Raises UserError as load_into."""
+    ignored = tuple(ignore)
+    offered = {key: value for key, value in state.items() if not key.startswith(ignored)}
+    own = module.state_dict()
     report = LoadReport(
-        loaded=len(fitting),
+        loaded=sum(key in own and own[key].shape == value.shape for key, value in offered.items()),
         missing=[key for key in own if key not in offered],
         unexpected=[key for key in offered if key not in own],
         mismatched=[
@@ -160,13 +167,12 @@ def load_into(
             if key in own and own[key].shape != value.shape
         ],
     )
-    if not fitting or (strict and (report.missing or report.mismatched)):
+    if not report.loaded or (strict and (report.missing or report.mismatched)):
         raise UserError(
             f"the weights do not fit the model: {report.loaded} of {len(own)} keys fit\n{report.describe()}",
             source,
             "use the config that belongs to this model",
         )
-    module.load_state_dict(fitting, strict=False)
     return report
 
 

@@ -40,8 +40,15 @@ def positive_float(text: str) -> float:
     return value
 
 
-def run(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Call ``body(args)`` and turn what a user can cause into a message and an exit code."""
+GOES_ON = "start the same command again to go on"
+
+
+def run(body: Callable[[argparse.Namespace], int], args: argparse.Namespace, interrupted: str = GOES_ON) -> int:
+    """Call ``body(args)`` and turn what a user can cause into a message and an exit code.
+
+    Args:
+        interrupted: what to tell after a Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the work
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -53,22 +60,31 @@ def run(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
         print(f"error: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
     except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
+        print(f"interrupted; {interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
-        if args.debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if args.debug or error.errno is None:  # without a number it is no word of the system's
             raise
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return EXIT_CANNOT_START
 
 
+_FIXES = {
+    "free some space and start the same command again; nothing that was finished is lost": ("ENOSPC", "EDQUOT"),
+    "check who may write there": ("EACCES", "EPERM", "EROFS"),
+    "check the path": ("ENOENT", "ENOTDIR", "ELOOP"),
+    "give the path of a file, not of a folder": ("EISDIR",),
+    "choose a shorter name": ("ENAMETOOLONG",),
+    "close other programs and start the same command again": ("EMFILE", "ENFILE", "ENOMEM"),
+}
+
+
 def describe_os_error(error: OSError) -> UserError:
-    """The three-part message for a full disk or a folder that may not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        fix = "free some space and start the same command again; nothing that was finished is lost"
-    else:
-        fix = "check who may write there"
-    return UserError(error.strerror or str(error), error.filename or "", fix)
+    """The three-part message for what the system refused: a full disk, a folder that may not be written, and so on."""
+    name = errno.errorcode.get(error.errno or 0, "")
+    drive = "see that the drive is there and sound, and start the same command again"
+    fix = next((fix for fix, names in _FIXES.items() if name in names), drive)
+    return UserError(error.strerror or str(error), error.filename2 or error.filename or "", fix)
 
 
 @dataclass

@@ -276,6 +276,30 @@ def load_diffusion_config(path: str | Path) -> DiffusionConfig:
     return _validate(DiffusionConfig, values, path)
 
 
+def check_same_features(config: Config, diffusion: DiffusionConfig, path: Path) -> None:
+    """Refuse a diffusion model that takes other units or frames than the generator whose audio it is to refine.
+
+    Args:
+        path: of the diffusion model's config.
+
+    Raises:
+        UserError: names the first key that differs.
+    """
+    pairs = {
+        "data.encoder": (diffusion.data.encoder, config.model.speech_encoder),
+        "data.encoder_out_channels": (diffusion.data.encoder_out_channels, config.model.ssl_dim),
+        "data.sampling_rate": (diffusion.data.sampling_rate, config.data.sampling_rate),
+        "data.block_size": (diffusion.data.block_size, config.data.hop_length),
+    }
+    for key, (own, other) in pairs.items():
+        if own != other:
+            raise UserError(
+                f"the diffusion model has {own}, the voice model {other}",
+                f"{path}, key {key}",
+                "use the two models of one voice, made with the same encoder",
+            )
+
+
 def _read_text(path: str | Path) -> str:
     fix = "give the path of an existing config; preprocess_flist_config.py makes a new one"
     return read_text(path, "config file", fix)

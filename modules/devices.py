@@ -27,8 +27,20 @@ def pick_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"there is no device {name!r} here", "--device", "use cpu, cuda, cuda:0 or mps") from None
+        raise UserError(f"there is no device {name!r} here", "--device", _offered(name)) from None
     return device
+
+
+def _offered(wanted: str) -> str:
+    """What to use in place of a device that is not there."""
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    fix = f"use {' or '.join(there)}"
+    if wanted.startswith("cuda") and len(there) == 1:
+        reason = "is built without CUDA" if torch.version.cuda is None else "finds no NVIDIA GPU"
+        fix += f"; this PyTorch {reason} (python -m pretrain doctor tells more)"
+    return fix
 
 
 def forget_convolution_lengths() -> None:

@@ -1,13 +1,23 @@
-"""Atomic writes: a killed run leaves no half file under a final name."""
+"""Atomic writes: a killed run leaves no half file under a final name, and its temporary files go at the next start."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import itertools
 import os
+import re
+import socket
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+NAME_BYTES = 180  # of a target's name in that of its temporary file; file systems allow 255 in all
+DAY = 24 * 3600.0  # seconds
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)-\w{8}(\.\w+)?")
 
 
 @contextlib.contextmanager
@@ -20,18 +30,53 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+    remove_leftovers(target.parent)
+    name = target.name.encode()[:NAME_BYTES].decode(errors="ignore")
+    prefix = f".{name}.{_host()}-{os.getpid()}-"
+    handle, path = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
     os.close(handle)
-    temporary = Path(name)
+    temporary = Path(path)
     try:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is an ordinary file
+        with contextlib.suppress(OSError):  # shares and cloud drives that know no modes
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is an ordinary file
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, name):
+            error.filename = str(target)  # what the user knows; a full disk names nothing
         raise
+
+
+@functools.lru_cache(maxsize=4096)  # once a folder and process: a folder of clips is large
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of processes that are gone, as those of a run that was killed while it wrote."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(".*"):
+            match = _TEMPORARY.fullmatch(path.name)
+            if match and _is_left_over(path, match["host"], int(match["process"])):
+                path.unlink(missing_ok=True)
+
+
+def _is_left_over(path: Path, host: str, process: int) -> bool:
+    if time.time() - path.stat().st_mtime > DAY:
+        return True
+    if host != _host() or sys.platform == "win32":  # another machine's process; there, kill would end it
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@functools.cache
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
 def numbered(path: Path) -> Iterator[Path]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from modules.errors import UserError
 
 MAX_TEXT_BYTES = 32 * 2**20
 MAX_YAML_VALUES = 200_000  # with every alias counted as often as it is used
 MAX_DEPTH = 100
+Note = TypeVar("Note")
 
 
 def read_text(path: str | Path, kind: str = "file", fix: str = "check the path") -> str:
@@ -46,6 +49,24 @@ def parse_json(text: str) -> Any:
         raise ValueError("it nests its values without end") from None
     _check(values)
     return values
+
+
+def read_as(kind: type[Note], path: Path) -> Note | None:
+    """The dataclass that a JSON file holds; None where the file is missing, broken or of another kind.
+
+    For notes of our own beside files that people exchange: a broken note is no note.
+    """
+    try:
+        return _adapter(cast(Hashable, kind)).validate_python(parse_json(read_text(path)))
+    except (UserError, OSError, ValueError):  # pydantic's errors are ValueErrors
+        return None
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter  # not part of every install
+
+    return TypeAdapter(kind)
 
 
 def parse_yaml(text: str) -> Any:

@@ -14,6 +14,9 @@ from pathlib import Path
 import requests
 from urllib3.exceptions import MaxRetryError
 
+from modules.text_formats import read_as
+
+MAX_BYTES = 8 * 2**30  # the largest weights there are have 3 GB
 CHUNK = 1 << 15  # bytes; a cut loses what came of the last chunk
 COME_BACK = (429, 500, 502, 503, 504)  # the server may answer better in a moment
 PLAIN_INTERVAL = float(os.environ.get("PROGRESS_SECONDS", "10"))  # between lines in a log file
@@ -51,14 +54,6 @@ class Origin:
         validator = response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
         return cls(int(length) if length.isdigit() else None, validator)
 
-    @classmethod
-    def load(cls, note: Path) -> Origin | None:
-        """What was noted beside a part, None where nothing useful was."""
-        try:
-            return cls(**json.loads(note.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
     def save(self, note: Path) -> None:
         """Note it beside a part."""
         note.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -87,7 +82,7 @@ def download(url: str, part: Path, patience: Patience | None = None) -> None:
 
 def _request(url: str, part: Path, patience: Patience) -> None:
     note = part.with_name(part.name + ".json")
-    origin = Origin.load(note)
+    origin = read_as(Origin, note)  # what was noted beside a part
     have = _size(part) if origin else 0
     headers = {"Accept-Encoding": "identity"}
     if have and origin:
@@ -97,6 +92,8 @@ def _request(url: str, part: Path, patience: Patience) -> None:
     timeout = (patience.connect, patience.read)
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
         status = response.status_code
+        if url.startswith("https:") and not all(hop.url.startswith("https:") for hop in (*response.history, response)):
+            raise DownloadError("leads to an address without https")
         if status in COME_BACK:
             raise _TryAgain(f"answers {status}")
         if status == 206 and origin and _continues(response, have, origin):
@@ -128,6 +125,8 @@ def _range_total(response: requests.Response) -> int | None:
 def _receive(response: requests.Response, part: Path, total: int | None) -> None:
     with part.open("ab") as file, _progress(part.name, file.tell(), total) as advance:
         for chunk in response.iter_content(CHUNK):
+            if file.tell() + len(chunk) > MAX_BYTES:
+                raise DownloadError(f"gives more than {MAX_BYTES / 2**30:.0f} GiB, which no weights have")
             file.write(chunk)
             advance(len(chunk))
     if total is not None and _size(part) != total:

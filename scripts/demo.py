@@ -369,13 +369,21 @@ class Demo:
         if not pairs:
             songs[GUEST] = find_voices(DEMO_VOICES).held_out[GUEST]
             pairs = [(GUEST, speakers[0])]
-        model = ModelOptions(model_path=folders.model / "G_best.pth", config_path=folders.model / "config.json")
+        model = ModelOptions(model_path=self._trained_model(), config_path=folders.model / "config.json")
         return [
             self._convert_song(
                 model, source, target, songs[source], semitones_to(songs[source], folders.dataset / target)
             )
             for source, target in pairs
         ]
+
+    def _trained_model(self) -> Path:
+        """The best checkpoint, or the newest where no step was better than the base model."""
+        from modules.training.resume import GENERATOR, newest
+
+        best = self.folders.model / GENERATOR.best_name
+        found = newest(self.folders.model)
+        return best if best.is_file() or found is None else found[1][0]
 
     def _convert_song(
         self, model: ModelOptions, source: str, target: str, song: Path, semitones: int, with_base: bool = False

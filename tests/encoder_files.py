@@ -38,8 +38,8 @@ def filled(manifest: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def shapes_only(manifest: dict[str, Any], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Every key in its shape, each made of one stored zero, so that a file of a large model is small."""
-    return {key: torch.zeros((), dtype=dtype).expand(shape) for key, shape, *_ in manifest["entries"]}
+    """Every key in its shape, all zero."""
+    return {key: torch.zeros(shape, dtype=dtype) for key, shape, *_ in manifest["entries"]}
 
 
 def write_fairseq(path: Path, state: dict[str, Tensor], settings: dict[str, Any], **more: Any) -> Path:

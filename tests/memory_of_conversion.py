@@ -14,11 +14,12 @@ import torch
 
 import models
 from modules.devices import forget_convolution_lengths
-from modules.inference.hearing import WindowInput
-from modules.inference.options import InferenceOptions, ModelOptions
+from modules.inference.networks import TorchEncoder, TorchGenerator
+from modules.inference.options import InferenceOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.svc import Svc
 from modules.inference.voice import Voice
+from modules.inference.windows import WindowInput
 from tests.standin_voice import HOP, RATE, WIDTH, Identity, StandInEncoder, small_config, small_model
 
 
@@ -41,10 +42,11 @@ def peak() -> float:
 
 
 def main(kind: str, source: str, target: str) -> None:
-    forget_convolution_lengths()  # as load_voice does
+    forget_convolution_lengths()  # as TorchNetworks does
     config = small_config()
     model = models.prepare_for_inference(small_model(config), "cpu", "fp32")
-    voice = Voice(config, model, StandInEncoder(WIDTH), torch.device("cpu"), ModelOptions())  # type: ignore[arg-type]
+    encoder = TorchEncoder(StandInEncoder(WIDTH))  # type: ignore[arg-type]
+    voice = Voice(encoder, TorchGenerator(config, model, torch.device("cpu")))
     svc = Svc(Forgetful() if kind == "identity" else voice, PitchFinder(RATE, HOP))
     before = peak()
     svc.convert_file(Path(source), Path(target), 0, InferenceOptions(auto_predict_f0=kind == "identity"))

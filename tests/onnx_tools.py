@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 import models
+from modules.inference.networks import TorchGenerator
+from modules.inference.svc import Svc
+from modules.inference.voice import Voice
 from modules.nn.noise import RowNoise
-from modules.onnx.export_source import normal, start_phases
+from modules.onnx.export.decoders import normal, start_phases
 from vdecoder.source import SineSource
 
 
@@ -40,6 +43,12 @@ def snr_db(value: Any, reference: Any) -> float:
     value, reference = (np.asarray(array, dtype=np.float64) for array in (value, reference))
     assert value.shape == reference.shape
     return float(10 * np.log10(np.square(reference).sum() / np.square(value - reference).sum()))
+
+
+def model_of(svc: Svc) -> models.SynthesizerTrn:
+    """The synthesiser of a converter that runs on torch."""
+    assert isinstance(svc.voice, Voice) and isinstance(svc.voice.network, TorchGenerator)
+    return svc.voice.network.model
 
 
 def draw_as_the_graph_does(

@@ -17,7 +17,7 @@ from modules.config import Config
 from modules.inference.options import InferenceOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.svc import Svc
-from modules.inference.voice import WindowInput
+from modules.inference.windows import WindowInput
 from pretrain import BASE_DISCRIMINATOR, BASE_GENERATOR, BASE_POSTERIOR
 from tests.tiny_voice import tiny_config
 from vencoder.whisper import sinusoids
@@ -104,18 +104,19 @@ def write_base(
     """A base model of random weights as compress_model.py writes it, for ``speakers``; returns the folder."""
     config.spk, config.model.n_speakers = dict(speakers), max(speakers.values()) + 1
     config.save(folder / "config.json")
-    sources: dict[str, torch.nn.Module] = {"G_5.pth": small_model(config, seed=9)}
+    source = folder / "G_5.pth"
+    checkpoint.save({"model": small_model(config, seed=9).state_dict(), "iteration": 1}, source)
+    flags = ["-i", str(source), "-o", str(folder / BASE_GENERATOR), "--half"]
+    if posterior:
+        flags += ["--posterior", str(folder / BASE_POSTERIOR)]
+    assert compress_model.main(flags) == 0
+    source.unlink()
     if discriminator:
         torch.manual_seed(10)
         width = config.model.discriminator_width
-        sources["D_5.pth"] = models.MultiPeriodDiscriminator(config.model.use_spectral_norm, width=width)
-    for (name, module), target in zip(sources.items(), (BASE_GENERATOR, BASE_DISCRIMINATOR), strict=False):
-        checkpoint.save({"model": module.state_dict(), "iteration": 1}, folder / name)
-        flags = ["-c", str(folder / "config.json"), "-i", str(folder / name), "-o", str(folder / target), "--half"]
-        if posterior and target == BASE_GENERATOR:
-            flags += ["--posterior", str(folder / BASE_POSTERIOR)]
-        assert compress_model.main(flags) == 0
-        (folder / name).unlink()
+        network = models.MultiPeriodDiscriminator(config.model.use_spectral_norm, width=width)
+        state = {key: value.half() for key, value in network.state_dict().items()}
+        checkpoint.save_safetensors(state, folder / BASE_DISCRIMINATOR, {})
     (folder / "config.json").unlink()
     return folder
 

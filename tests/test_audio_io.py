@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import struct
 import sys
 import tracemalloc
 from pathlib import Path
@@ -266,3 +267,44 @@ def test_a_full_disk_is_reported_as_one(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="No space left"):
             save_audio(disk / "a.wav", np.zeros(RATE * 30), RATE)
         assert names(disk) == []
+
+
+def riff(claimed: int, pcm: bytes, rate: int = 44100) -> bytes:
+    """A mono 16-bit wav whose header counts ``claimed`` bytes of samples."""
+    head = struct.pack("<4sI8s", b"RIFF", (claimed + 36) & 0xFFFFFFFF, b"WAVEfmt ")
+    head += struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+    return head + struct.pack("<4sI", b"data", claimed) + pcm
+
+
+PCM = (np.sin(np.arange(44100) * 0.05) * 9000).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize("claimed", [0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, len(PCM) + 16, len(PCM) + 2])
+def test_wavs_of_programs_that_cannot_count_are_read_whole(claimed: int, tmp_path: Path) -> None:
+    """sox and others that write to a pipe put a huge size into the header; CubicSDR counts its own chunks in."""
+    (tmp_path / "a.wav").write_bytes(riff(claimed, PCM))
+    audio, rate = load_audio(tmp_path / "a.wav")
+    assert len(audio) == 44100 and rate == 44100
+
+
+def test_a_wav_that_lacks_half_a_second_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(riff(len(PCM), PCM[:44100]))
+    with pytest.raises(UserError, match="cut off"):
+        load_audio(tmp_path / "a.wav")
+
+
+def test_a_wav_of_one_sample_a_second_does_not_unfold(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(riff(len(PCM), PCM, rate=1))
+    with pytest.raises(UserError, match="sampling rate of 1 Hz"):
+        load_audio(tmp_path / "a.wav", 44100)
+
+
+def test_a_flac_that_promises_too_much_is_one_clear_message(tmp_path: Path) -> None:
+    """STREAMINFO holds the number of samples in 36 bits."""
+    soundfile.write(tmp_path / "a.flac", np.frombuffer(PCM, "<i2"), 44100)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] |= 0x0F
+    data[22:26] = b"\xff\xff\xff\xff"
+    (tmp_path / "a.flac").write_bytes(data)
+    with pytest.raises(UserError):
+        load_audio(tmp_path / "a.flac")

@@ -12,6 +12,7 @@ from sklearn.cluster import KMeans
 from cluster import kmeans, train_cluster
 from cluster.units import load_frames
 from modules import checkpoint
+from modules.data.features import Stamp, write_stamp
 from modules.errors import UserError
 from tests.parity import fill, golden
 
@@ -117,3 +118,24 @@ def test_blending_for_an_unknown_speaker_or_other_encoder_says_so():
         centres.blend(np.zeros((3, 12), dtype=np.float32), "carol", 0.5)
     with pytest.raises(UserError, match="12 wide, the units 16"):
         centres.blend(np.zeros((3, 16), dtype=np.float32), "alice", 0.5)
+
+
+def test_units_of_deleted_clips_are_left_out(tmp_path: Path) -> None:
+    """Users listen, delete bad wavs, and build the index again."""
+    for name in ("good", "bad"):
+        write_units(tmp_path / "alice", name, np.full((7, 8), len(name), np.float32))
+    assert len(load_frames(tmp_path / "alice")) == 14  # a data set whose wavs were all put away
+    (tmp_path / "alice/good.wav").touch()
+    frames = load_frames(tmp_path / "alice")
+    assert frames.shape == (7, 8) and (frames == 4).all()
+
+
+def test_units_of_two_encoders_of_one_width_are_refused_by_file(tmp_path: Path) -> None:
+    for name, encoder in (("a", "vec768l12"), ("b", "vec768l12"), ("c", "wavlmbase+")):
+        write_units(tmp_path / "alice", name, np.zeros((5, 8), np.float32))
+        wav = tmp_path / f"alice/{name}.wav"
+        wav.touch()
+        write_stamp(wav, Stamp("0", {"units": {"encoder": encoder}}))
+    with pytest.raises(UserError, match="vec768l12, 8 wide; wavlmbase") as caught:
+        load_frames(tmp_path / "alice")
+    assert "c.wav.soft.pt" in caught.value.where and "a.wav" not in caught.value.where

@@ -12,6 +12,7 @@ import compress_model
 from modules import checkpoint
 from modules.config import Config, parse_config
 from modules.training.resume import clean, newest
+from tests.disk import SIZE, is_mounted, small_disk
 from tests.parity import fill, golden
 
 GOLDENS = Path(__file__).parent / "parity" / "goldens"
@@ -26,9 +27,9 @@ def trained(tmp_path):
     checkpoint.save(
         {"model": state, "iteration": 12, "optimizer": {"state": {0: torch.ones(5)}}, "learning_rate": 1}, path
     )
-    checkpoint.save({"model": {"x": torch.ones(1)}}, path.with_name("D_800.pth"))
+    checkpoint.save({"model": {"discriminators.0.x": torch.ones(1)}}, path.with_name("D_800.pth"))
     config = tmp_path / "config.json"
-    Config(spk={"alice": 0}).save(config)
+    Config.model_validate({"model": manifest["config_model"], "spk": {"alice": 0}}).save(config)
     return path, config, state
 
 
@@ -100,6 +101,48 @@ def test_the_model_itself_is_never_overwritten(trained, capsys):
     before = path.read_bytes()
     assert compress_model.main(["-c", str(config), "-i", str(path), "-o", str(path)]) == 2
     assert path.read_bytes() == before and "overwrite" in capsys.readouterr().err
+
+
+def test_the_config_beside_the_model_is_taken_and_not_that_of_the_next_voice(trained, monkeypatch, tmp_path):
+    path, config, _ = trained
+    Config(spk={"zoe": 0}).save(tmp_path / "configs/config.json")
+    config.rename(path.with_name("config.json"))
+    monkeypatch.chdir(tmp_path)
+    assert compress_model.main(["-i", str(path), "-o", "r.safetensors"]) == 0
+    assert parse_config(checkpoint.safetensors_metadata("r.safetensors")["config"], path).spk == {"alice": 0}
+
+
+def test_a_config_of_other_sizes_is_refused_before_anything_is_written(trained, capsys):
+    path, config, _ = trained
+    values = json.loads(config.read_text())
+    values["model"]["n_speakers"] += 1
+    config.write_text(json.dumps(values))
+    assert compress_model.main(["-c", str(config), "-i", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert "emb_g.weight" in message and f"{config} is of another model" in message
+    assert not list(path.parent.glob("*release*"))
+
+
+def test_discriminators_are_refused_by_name(trained, capsys):
+    path, config, _ = trained
+    assert compress_model.main(["-c", str(config), "-i", str(path.with_name("D_800.pth"))]) == 2
+    message = capsys.readouterr().err
+    assert "holds the discriminators" in message and "D_800.pth" in message
+    assert not list(path.parent.glob("*release*"))
+
+
+@pytest.mark.parametrize("flags", [[], ["--safetensors"]])
+def test_a_release_that_does_not_fit_the_disk_is_a_message_and_leaves_nothing(trained, tmp_path, capsys, flags):
+    path, config, state = trained
+    assert sum(value.nbytes for value in state.values()) > SIZE
+    with small_disk(tmp_path / "small") as folder:
+        target = folder / f"r{'.safetensors' if flags else '.pth'}"
+        code = compress_model.main(["-c", str(config), "-i", str(path), "-o", str(target), *flags])
+        if not is_mounted(folder) and not flags:
+            pytest.skip("torch.save writes past the disk of this process")
+        assert code == 2 and not list(folder.iterdir())
+    message = capsys.readouterr().err
+    assert "No space left" in message and str(target) in message and "Traceback" not in message
 
 
 def test_the_posterior_encoder_goes_into_a_file_of_its_own(trained, tmp_path, capsys):

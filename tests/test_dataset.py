@@ -141,7 +141,8 @@ def test_loudness_augmentation_equals_features_of_the_scaled_audio(clip_dir: Pat
         expected = spectrogram(changed.audio, N_FFT, HOP, N_FFT)[0]
         inner = slice(4, 80)  # the clip's own end is cut to whole frames, its spectrogram saw what follows
         torch.testing.assert_close(changed.spec[:, inner], expected[:, inner], atol=2e-4, rtol=2e-3)
-        torch.testing.assert_close(changed.volume[inner], volume(changed.audio[0], HOP)[inner], atol=1e-5, rtol=1e-4)
+        loudness = torch.from_numpy(volume(changed.audio[0].numpy(), HOP))
+        torch.testing.assert_close(changed.volume[inner], loudness[inner], atol=1e-5, rtol=1e-4)
         factors.append(float(changed.audio.abs().max() / clip.audio.abs().max()))
         assert changed.audio.abs().max() <= 1.0001
     assert min(factors) >= 0.0999 and min(factors) < 0.3 and max(factors) > 0.8
@@ -169,13 +170,39 @@ def test_batches_are_padded_with_zeros_behind_the_longest_clip(clip_dir: Path) -
         assert not batch.units[row, :, length:].any() and not batch.f0[row, length:].any()
 
 
-def test_a_missing_feature_names_the_file_and_the_command(clip_dir: Path) -> None:
+def test_a_clip_that_lacks_a_feature_is_left_out_and_named(clip_dir: Path) -> None:
     wav = clip_dir / "bob/clip.wav"
     FeaturePaths.of(wav).f0.unlink()
-    with pytest.raises(UserError) as caught:
-        dataset(sorted(clip_dir.rglob("*.wav")))
+    clips = dataset(sorted(clip_dir.rglob("*.wav")))
+    assert wav not in clips.wavs and len(clips) == 2 and clips[0].speaker_id == 0
+    ((left_out, reason),) = clips.skipped
+    assert left_out == wav and "clip.wav.f0.npy is missing; run preprocess_hubert_f0.py" in reason
+
+
+def test_where_no_clip_is_left_the_missing_file_and_the_command_are_named(clip_dir: Path) -> None:
+    wav = clip_dir / "bob/clip.wav"
+    FeaturePaths.of(wav).f0.unlink()
+    with pytest.raises(UserError, match="1 more clips") as caught:
+        dataset([wav, clip_dir / "bob/gone.wav"])
     assert caught.value.where.endswith("bob/clip.wav.f0.npy")
     assert "preprocess_hubert_f0.py" in caught.value.fix
+
+
+def test_whether_a_file_is_there_is_looked_at_before_its_speaker(clip_dir: Path) -> None:
+    """A comment in a list was blamed for its speaker."""
+    clips = dataset([Path("# my clips"), clip_dir, clip_dir / "bob/clip.wav"])
+    assert [reason for _, reason in clips.skipped] == ["there is no such file"] * 2 and len(clips) == 1
+
+
+@pytest.mark.parametrize("name", ["units", "spec", "f0"])
+def test_a_feature_file_that_is_cut_says_how_to_make_it_anew(clip_dir: Path, name: str) -> None:
+    wav = clip_dir / "bob/clip.wav"
+    path = getattr(FeaturePaths.of(wav), name)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match="no readable") as caught:
+        dataset([wav])[0]
+    assert caught.value.where == str(path)
+    assert caught.value.fix == "delete it and run preprocess_hubert_f0.py again"
 
 
 def test_volume_is_asked_for_only_by_models_with_volume_embedding(clip_dir: Path) -> None:
@@ -231,6 +258,25 @@ def test_file_lists_are_utf8_and_take_the_first_field(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
     path.write_text("﻿./dataset/44k/声/音 1.wav|extra\n\nb.wav\n", encoding="utf-8")
     assert read_file_list(path) == [Path("dataset/44k/声/音 1.wav"), Path("b.wav")]
+
+
+def test_a_line_of_a_file_list_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    """U+2028, U+0085, vertical tab and form feed in a name split the line."""
+    path = tmp_path / "train.txt"
+    names = ["d/a\u2028b.wav", "d/a\u0085b.wav", "d/a\x0bb.wav", "d/a\x0cb.wav", "d/a\rb.wav"]
+    path.write_bytes("\r\n".join([*names, ""]).encode())
+    assert read_file_list(path) == [Path(name) for name in names]
+
+
+def test_backslashes_of_a_list_made_on_windows_separate_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = Path("d") / r"odd\name.wav"
+    odd.parent.mkdir()
+    odd.touch()
+    Path("train.txt").write_text("dataset\\44k\\alice\\0.wav\n./dataset/44k\\bob\\1.wav\nd/odd\\name.wav\n")
+    assert read_file_list("train.txt") == [Path("dataset/44k/alice/0.wav"), Path("dataset/44k/bob/1.wav"), odd]
 
 
 @pytest.mark.parametrize("content", ["", "\n  \n"])

@@ -153,6 +153,19 @@ def test_short_clips_are_reported_and_skipped_and_the_others_stay(wavs: list[Pat
     assert len(clips) == 2 and [clips[i].speaker.item() for i in range(2)] == [0, 1]
 
 
+def test_a_clip_that_lacks_a_feature_is_left_out_and_named(
+    wavs: list[Path], tmp_path: Path, extractor: MelExtractor
+) -> None:
+    lacking = tmp_path / "alice/a.wav"
+    write_diffusion_clip(lacking, 0.9, 1, extractor)
+    FeaturePaths.of(lacking).mel.unlink()
+    clips = dataset([lacking, tmp_path / "alice/gone.wav", wavs[2]])
+    assert clips.wavs == [wavs[2]] and clips.speaker_ids == [1]
+    reasons = dict(clips.skipped)
+    assert "a.wav.mel.npy is missing; run preprocess_hubert_f0.py --use_diff" in reasons[lacking]
+    assert reasons[tmp_path / "alice/gone.wav"] == "there is no such file"
+
+
 def test_only_short_clips_are_an_error_and_not_a_recursion(wavs: list[Path]) -> None:
     """(B15)"""
     config = tiny_diffusion_config()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from modules.audio.io import load_audio
 from modules.errors import UserError
 from modules.f0 import (
     PREDICTORS,
@@ -21,6 +22,7 @@ from modules.f0 import (
     get_predictor,
     needs_no_file,
 )
+from modules.f0.range_check import RangeReport
 from tests.parity import golden, signals
 
 GOLDENS = Path(__file__).parent / "parity" / "goldens"
@@ -249,5 +251,43 @@ def test_predictors_agree_on_a_real_singer(voices: Path, predictors: dict[str, F
 
 def test_predictors_that_know_no_range_are_not_warned_about() -> None:
     """A warning that says "use fcpe" helps nobody who does."""
-    assert get_predictor("pm").keeps_to_range and get_predictor("dio").keeps_to_range
-    assert not get_predictor("fcpe").keeps_to_range
+    assert get_predictor("pm", f0_max=1500).reach == get_predictor("dio", f0_max=1500).reach == (50, 1500)
+    assert get_predictor("fcpe", f0_max=1500).reach == (50, 1100)  # its weights were trained on no more
+
+
+SONG = Path(__file__).parent.parent / "demo" / "held_out" / "sinsy" / "greensleeves.flac"
+
+
+@pytest.mark.parametrize("decibels", [0, -20])
+def test_crepe_hears_quiet_singing(decibels: float) -> None:
+    """Its gate is an absolute level, and lost three frames of four of this song, which peaks at -13 dBFS."""
+    audio, _ = load_audio(SONG, 44100)
+    audio = audio[3 * 44100 : 5 * 44100]
+    reference = get_predictor("pm")(audio)
+    contour = get_predictor("crepe")(audio * np.float32(10 ** (decibels / 20)))
+    both = (contour.uv > 0) & (reference.uv > 0)
+    assert both.sum() > 0.9 * reference.uv.sum()
+    assert np.median(np.abs(1200 * np.log2(contour.f0[both] / reference.f0[both]))) < 20
+
+
+def test_crepe_takes_nothing_for_a_voice_in_a_silent_room() -> None:
+    noise = np.random.default_rng(3).normal(0, 1e-4, 44100).astype(np.float32)  # -80 dBFS
+    assert get_predictor("crepe")(noise).uv.mean() < 0.1
+
+
+@pytest.mark.parametrize("limits", [{"f0_min": 25}, {"f0_max": 2500}], ids=str)
+def test_crepe_follows_the_voice_in_a_wider_range(limits: dict[str, float]) -> None:
+    """Under 31.7 Hz every bin was masked; over 2000 Hz silence led the path to the last bin, where it stayed."""
+    audio, _ = load_audio(SONG, 44100)
+    audio = np.pad(audio[3 * 44100 : 5 * 44100], 22050)
+    plain, wide = (get_predictor("crepe", **values)(audio) for values in ({}, limits))
+    voiced = (plain.uv > 0) & (wide.uv > 0)
+    assert voiced.sum() > 0.95 * plain.uv.sum()
+    assert np.median(np.abs(1200 * np.log2(wide.f0[voiced] / plain.f0[voiced]))) < 10
+
+
+def test_the_range_message_names_what_finds_the_notes() -> None:
+    report = RangeReport(above=0.3, below=0.0, highest=1380.0, lowest=0.0, f0_min=50, f0_max=1100)
+    assert "--f0_predictor pm or harvest with --f0_max 1600" in report.message
+    report = RangeReport(above=0.0, below=0.3, highest=0.0, lowest=31.0, f0_min=50, f0_max=1100)
+    assert "--f0_min 25" in report.message and "--f0_max" not in report.message

@@ -267,8 +267,16 @@ def test_missing_rmvpe_weights_are_explained(tmp_path: Path, monkeypatch: pytest
     message = str(caught.value)
     assert str(tmp_path / "rmvpe.pt") in message
     assert "https://huggingface.co/datasets/ylzz1997/rmvpe_pretrain_model/resolve/main/rmvpe.pt" in message
-    for name in ("pm", "dio", "harvest", "crepe", "fcpe"):
-        assert f"-f0p {name}" in message
+    assert "--f0_predictor pm, dio, harvest, crepe, fcpe" in message
+
+
+@pytest.mark.parametrize(("key", "value"), [("fmax", 11025), ("sampling_rate", 22050), ("hop_size", 256)])
+def test_fcpe_weights_that_want_another_mel_are_refused(weights: Path, tmp_path: Path, key: str, value: int) -> None:
+    content = torch.load(weights / "fcpe.pt", weights_only=True)
+    content["config"]["mel"][key] = value
+    torch.save(content, tmp_path / "fcpe.pt")
+    with pytest.raises(UserError, match=f"{key} {value}"):
+        get_predictor("fcpe", pretrain_dir=tmp_path)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ import soundfile
 
 import inference_main
 from modules.errors import UserError
-from modules.inference.names import find_song, free_path, result_name, song_stem
+from modules.inference.names import all_songs, find_song, free_path, result_name, song_stem
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.options import settings
 from tests.conftest import ROOT
@@ -203,6 +205,83 @@ def test_a_missing_song_fails_alone(home: Path, capsys: pytest.CaptureFixture[st
     assert "nowhere" in capsys.readouterr().err
 
 
+def test_whatever_happens_to_one_song_the_others_are_sung(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert = inference_main.convert_one
+
+    def fail_at_song(svc: Any, song: Path, *rest: Any) -> None:
+        if song.stem == "song":
+            raise IndexError("index 7 is out of bounds")
+        convert(svc, song, *rest)
+
+    monkeypatch.setattr(inference_main, "convert_one", fail_at_song)
+    assert run("-n", "song", "two", "-s", "alice") == 1
+    assert results(home) == ["two_0key_alice_sovits_pm.flac"]
+    assert "song to alice: IndexError: index 7" in capsys.readouterr().err
+
+
+def test_a_speaker_beyond_the_model_is_refused_before_a_song_is_read(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((home / "logs/44k/config.json").read_text(encoding="utf-8"))
+    config["spk"] = {"alice": 0, "eve": 0, "ghost": 7}
+    (home / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert run("-n", "song", "two", "-s", "ghost", "-c", "config.json") == 2
+    said = capsys.readouterr().err
+    assert "ghost has the id 7" in said and "Traceback" not in said
+    assert "one id, which is one voice: alice and eve (0)" in said
+    assert run("-n", "two", "-s", "alice", "-c", "config.json") == 0
+
+
+def test_a_missing_predictor_is_found_before_the_model_is_loaded(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.inference.svc.Svc.load", lambda *_: pytest.fail("it was loaded first"))
+    assert run("-n", "song", "-s", "alice", "-f0p", "rmvpe") == 2
+    assert "rmvpe.pt" in capsys.readouterr().err
+
+
+def test_a_flag_that_changes_nothing_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-n", "two", "-s", "alice", "-fr", "-ks", "30", "-eak", "2", "-cm", "x.pt") == 0
+    said = capsys.readouterr().err
+    for flag in ("--feature_retrieval", "--k_step", "--enhancer_adaptive_key", "--cluster_model_path"):
+        assert f"warning: {flag} changes nothing" in said
+    assert run("-n", "two", "-s", "alice") == 0
+    assert "changes nothing" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("spk_mix_map = {'alice': [[0, 1, 1, 0]}", "line 1"),
+        ("other = {}", "there is no spk_mix_map"),
+        ("spk_mix_map = [1]", "the mix is a list"),
+        ("spk_mix_map = {alice: [[0, 1, 1, 0]]}", "NameError: name 'alice'"),
+    ],
+)
+def test_a_mix_that_is_none_gets_a_sentence(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    (home / "code").mkdir()
+    (home / "code/spkmix.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(home / "code")
+    monkeypatch.delitem(sys.modules, "spkmix", raising=False)
+    assert run("-n", "song", "-usm") == 2
+    message = capsys.readouterr().err
+    assert said in message and "spkmix.py" in message and "Traceback" not in message
+    sys.modules.pop("spkmix", None)
+
+
+def test_finished_songs_are_left_out_where_that_is_asked_for(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-n", "two", "-s", "alice") == 0
+    before = (home / "results/two_0key_alice_sovits_pm.flac").stat().st_mtime_ns
+    assert run("-n", "two", "song", "-s", "alice", "--skip_finished") == 0
+    assert "1 song(s) done, 1 skipped, 0 failed" in capsys.readouterr().out
+    assert (home / "results/two_0key_alice_sovits_pm.flac").stat().st_mtime_ns == before
+    assert len(results(home)) == 2
+
+
 def test_interrupting_leaves_no_half_result(voice: Path, home: Path) -> None:
     """Ctrl-C, in the middle of a conversion of a minute."""
     song = np.tile(signals.voice_like(RATE, 2.0, [200, 220]), 60)
@@ -217,6 +296,7 @@ def test_interrupting_leaves_no_half_result(voice: Path, home: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert b"Traceback" not in error
+    assert b"finished songs are kept" in error
     assert not list((home / "results").iterdir())
 
 
@@ -235,6 +315,61 @@ def test_songs_are_found_by_name_or_path(home: Path) -> None:
         assert find_song(name, [raw]) == found
     with pytest.raises(UserError, match="no song"):
         find_song("song.mp3", [raw])
+
+
+def test_a_folder_and_a_pattern_are_all_songs_in_them(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    (raw / "album").mkdir(parents=True)
+    for name in ("album/b.flac", "album/a.wav", "album/notes.txt", "album/.hidden.wav", "one.wav", "album.wav"):
+        (raw / name).touch()
+    assert all_songs(["album"], [raw]) == ["album"]  # the file of that name, as ever
+    (raw / "album.wav").unlink()
+    both = [str(raw / f"album/{name}") for name in ("a.wav", "b.flac")]
+    assert all_songs(["one", "album"], [raw]) == ["one", *both]
+    assert all_songs([f"{raw}/album/"], []) == both
+    assert all_songs(["album/*.flac", "nowhere"], [raw]) == [str(raw / "album/b.flac"), "nowhere"]
+    with pytest.raises(UserError, match="no songs in"):
+        all_songs(["album/*.mp3"], [raw])
+
+
+def test_a_song_of_another_extension_is_named(tmp_path: Path) -> None:
+    (tmp_path / "song.flac").touch()
+    with pytest.raises(UserError, match="no song 'song.wav'") as refusal:
+        find_song("song.wav", [tmp_path])
+    assert refusal.value.fix.startswith("there is song.flac; give that name")
+
+
+@pytest.mark.parametrize("stem", ["歌" * 80, "x" * 240])
+def test_a_long_name_makes_a_result_that_fits(tmp_path: Path, stem: str) -> None:
+    options = InferenceOptions(cluster_infer_ratio=0.25, f0_predictor="harvest")
+    names = {
+        result_name(Path(f"{stem}.wav"), who, ModelOptions(shallow_diffusion=True), options, "flac")
+        for who in ("alice", "名" * 70)
+    }
+    for name in names:
+        (tmp_path / name.replace(".flac", "_23.flac")).touch()
+        assert name.startswith(stem[:20]) and name.endswith("_0.25_sovdiff_harvest.flac")
+    assert len(names) == 2
+
+
+def test_retrieval_and_k_means_have_results_of_their_own() -> None:
+    given = (Path("x.wav"), "a"), InferenceOptions(cluster_infer_ratio=0.5)
+    names = [result_name(*given[0], ModelOptions(feature_retrieval=fr), given[1], "wav") for fr in (False, True)]
+    assert names == ["x_0key_a_0.5_sovits_pm.wav", "x_0key_a_0.5fr_sovits_pm.wav"]
+    assert song_stem(Path("film.mkv")) == "film"
+
+
+def test_timbre_files_are_looked_for_beside_the_model_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = ModelOptions(Path("logs/zoe/G_1.pth"))
+    index = dataclasses.replace(model, feature_retrieval=True)
+    assert model.cluster_path() == Path("logs/44k/kmeans_10000.pt")
+    assert "logs/zoe" in model.no_cluster_file().where and "logs/44k" in model.no_cluster_file().where
+    (tmp_path / "logs/zoe/feature_and_index").mkdir(parents=True)
+    (tmp_path / "logs/zoe/kmeans_10000.pt").touch()
+    assert model.cluster_path() == Path("logs/zoe/kmeans_10000.pt")
+    assert index.cluster_path() == Path("logs/zoe/feature_and_index.pkl")
+    assert dataclasses.replace(index, cluster_model_path=Path("other.pkl")).cluster_path() == Path("other.pkl")
 
 
 def test_names_of_results_are_safe(tmp_path: Path) -> None:

@@ -19,16 +19,15 @@ from diffusion.unit2mel import build_unit2mel
 from modules import checkpoint
 from modules.config import Config, DiffusionConfig
 from modules.errors import UserError
-from modules.inference import diffusion as diffusion_module
-from modules.inference import enhancer as enhancer_module
-from modules.inference import hearing
-from modules.inference.diffusion import DiffusionEngine, DiffusionVoice, ShallowDiffusion
-from modules.inference.enhancer import Enhancer
+from modules.inference import networks
+from modules.inference import voice as voice_module
+from modules.inference.networks import TorchEncoder, TorchGenerator, TorchMelModel, TorchNetworks, TorchVocoder
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.speaker_mix import SpeakerMix
 from modules.inference.svc import Svc
-from modules.inference.voice import Voice, load_voice
+from modules.inference.voice import DiffusionVoice, Enhancer, ShallowDiffusion, Voice, load_voice
+from modules.inference.windows import WindowInput
 from tests.parity import golden, signals
 from tests.standin_voice import HOP, RATE, WIDTH, small_config, write_encoder, write_model
 from tests.test_inference_goldens import FLAGS, filled, likeness, original_filter
@@ -84,10 +83,9 @@ def parts() -> dict[str, Any]:
     mel_generator = MelGenerator(vocoder_config)
     checkpoint.load_into(mel_generator, manifest("i_vocoder"), "i_vocoder")
     return {
-        "config": config,
-        "generator": models.prepare_for_inference(generator, "cpu", "fp32"),
-        "encoder": Remembering(HubertSoftEncoder(hubert, "cpu", "fp32")),
-        "engine": DiffusionEngine(diffusion_config, unit2mel, MelVocoder(vocoder_config, mel_generator)),
+        "generator": TorchGenerator(config, models.prepare_for_inference(generator, "cpu", "fp32"), CPU),
+        "encoder": TorchEncoder(Remembering(HubertSoftEncoder(hubert, "cpu", "fp32"))),  # type: ignore[arg-type]
+        "mel_model": TorchMelModel(diffusion_config, unit2mel, MelVocoder(vocoder_config, mel_generator)),
     }
 
 
@@ -101,16 +99,12 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 
 
 def voice_of(case: str, parts: dict[str, Any]) -> Voice | DiffusionVoice:
+    mel_model, generator = parts["mel_model"], parts["generator"]
     if case == "i_only_diffusion":
-        return DiffusionVoice(parts["engine"], parts["encoder"], CPU)
-    options = ModelOptions(shallow_diffusion="shallow" in case, enhance="enhance" in case)
-    voice = Voice(parts["config"], parts["generator"], parts["encoder"], CPU, options)
+        return DiffusionVoice(parts["encoder"], mel_model)
     if "enhance" in case:
-        voice.refiners = (Enhancer(parts["engine"].vocoder),)
-    else:
-        spk = parts["config"].spk
-        voice.refiners = (ShallowDiffusion(parts["engine"], spk, lambda a, n: voice.stretch(voice.encode(a), n)),)
-    return voice
+        return Voice(parts["encoder"], generator, refiners=[Enhancer(TorchVocoder(mel_model.vocoder))])
+    return Voice(parts["encoder"], generator, refiners=[ShallowDiffusion(mel_model, generator.speakers)])
 
 
 def golden_noise(case: str) -> Callable[[int, torch.device], torch.Generator]:
@@ -134,9 +128,8 @@ def golden_noise(case: str) -> Callable[[int, torch.device], torch.Generator]:
 def test_conversion_equals_the_original_but_for_its_faults(
     case: str, parts: dict[str, Any], song: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hearing, "resample", original_filter)
-    for module in (diffusion_module, enhancer_module):
-        monkeypatch.setattr(module, "seeded", golden_noise(case))
+    monkeypatch.setattr(voice_module, "resample", original_filter)
+    monkeypatch.setattr(networks, "seeded", golden_noise(case))
     meta, arrays = golden.load(GOLDENS / f"{case}.npz")
     call = meta["call"]
     ours = {name: call[theirs] for name, theirs in FLAGS.items()}
@@ -258,9 +251,9 @@ def test_every_part_changes_the_sound(at_home: Path) -> None:
 
 def test_one_seed_gives_one_audio_and_leaves_torchs_random_numbers_alone(at_home: Path) -> None:
     options = ModelOptions(Path("logs/44k/G_1.pth"), Path("logs/44k/config.json"), device="cpu", shallow_diffusion=True)
-    window = hearing.WindowInput(signals.voice_like(RATE, 1.0, [200, 230]), np.full(86, 210.0), np.ones(86), 0)
+    window = WindowInput(signals.voice_like(RATE, 1.0, [200, 230]), np.full(86, 210.0), np.ones(86), 0)
     for loaded in (options, dataclasses.replace(options, shallow_diffusion=False, only_diffusion=True)):
-        voice = load_voice(loaded)
+        voice = load_voice(TorchNetworks(loaded), loaded)
         state = torch.get_rng_state()
         first = voice.render(window, InferenceOptions())
         assert torch.equal(state, torch.get_rng_state())
@@ -271,16 +264,17 @@ def test_one_seed_gives_one_audio_and_leaves_torchs_random_numbers_alone(at_home
 
 def test_shallow_diffusion_knows_a_singer_by_name_where_its_ids_are_others(at_home: Path) -> None:
     """A mix of one singer alone is that singer, in both models."""
-    voice = load_voice(
-        ModelOptions(Path("logs/44k/G_1.pth"), Path("logs/44k/config.json"), device="cpu", shallow_diffusion=True)
-    )
+    options = ModelOptions(Path("logs/44k/G_1.pth"), Path("logs/44k/config.json"), device="cpu", shallow_diffusion=True)
+    voice = load_voice(TorchNetworks(options), options)
     refiner = voice.refiners[0]
     assert isinstance(refiner, ShallowDiffusion)
-    assert refiner._translate(torch.tensor([0])).tolist() == [2]  # alice
-    weights = torch.tensor([[0.25, 0.75]]).expand(5, 2)
-    assert refiner._translate(weights)[3].tolist() == [0.75, 0.0, 0.25]
+    assert refiner._translate(0) == 2  # alice
+    weights = np.tile(np.array([0.25, 0.75], dtype=np.float32), (5, 1))
+    translated = refiner._translate(weights)
+    assert isinstance(translated, np.ndarray)
+    assert translated[3].tolist() == [0.75, 0.0, 0.25]
     with pytest.raises(UserError, match="not trained on speaker 7"):
-        refiner._translate(torch.tensor([7]))
+        refiner._translate(7)
     svc = Svc(voice, PitchFinder(RATE, HOP))
     song = signals.voice_like(RATE, 1.0, [200, 240, 220])
     mix = SpeakerMix.from_map({"alice": [[0, 1, 0, 0]], "bob": [[0, 1, 1, 1]]}, svc.speakers, svc.n_speakers)
@@ -289,13 +283,45 @@ def test_shallow_diffusion_knows_a_singer_by_name_where_its_ids_are_others(at_ho
     assert np.abs(svc.convert(song, "alice", InferenceOptions(k_step=40))[0] - alone).max() > 1e-3
 
 
+@pytest.mark.parametrize("takes_volume", [True, False])
+def test_shallow_diffusion_is_as_loud_as_the_generator_was_told_to_be(takes_volume: bool) -> None:
+    """Torch and graphs share this: the song's volume where the model has volume embedding, else the audio's."""
+    told: dict[str, np.ndarray] = {}
+
+    class MelModel:
+        sample_rate, hop_length, speakers, n_speakers, unit_mode = RATE, HOP, {"alice": 0}, 1, "left"
+        timesteps = k_step_max = 100
+
+        def infer(self, units: np.ndarray, f0: np.ndarray, volume: np.ndarray, *rest: Any, **more: Any) -> np.ndarray:
+            told["volume"] = volume
+            return np.zeros(len(f0) * HOP, np.float32)
+
+    class Loud(MelModel):
+        hums_in_rests = False
+
+        def __init__(self) -> None:
+            self.takes_volume = takes_volume
+
+        def infer(self, units: np.ndarray, f0: np.ndarray, *rest: Any, **more: Any) -> Any:
+            return np.full(len(f0) * HOP, 0.5, np.float32), f0
+
+    class Encoder:
+        def encode(self, audio: np.ndarray) -> np.ndarray:
+            return np.zeros((50, 4), np.float32)
+
+    voice = Voice(Encoder(), Loud(), refiners=[ShallowDiffusion(MelModel(), {"alice": 0})])  # type: ignore[arg-type]
+    window = WindowInput(np.full(86 * HOP, 0.1, np.float32), np.full(86, 210.0), np.ones(86), 0)
+    voice.render(window, InferenceOptions())
+    np.testing.assert_allclose(told["volume"], np.full(86, 0.1 if takes_volume else 0.5), rtol=1e-5)
+
+
 def test_a_mix_sings_in_every_mode(at_home: Path) -> None:
     """(B4) With several speakers."""
     base = ModelOptions(Path("logs/44k/G_1.pth"), Path("logs/44k/config.json"), device="cpu")
     song = signals.voice_like(RATE, 1.0, [200, 240, 220])
     tracks = {"alice": [[0, 1, 1, 0]], "bob": [[0, 1, 0, 1]]}
     for change in ({"shallow_diffusion": True}, {"only_diffusion": True}, {"enhance": True}):
-        svc = Svc(load_voice(dataclasses.replace(base, **change)), PitchFinder(RATE, HOP))
+        svc = Svc.load(dataclasses.replace(base, **change))  # type: ignore[arg-type]
         mix = SpeakerMix.from_map(tracks, svc.speakers, svc.n_speakers)
         mixed = svc.convert(song, mix)[0]
         assert len(mixed) == len(song) and np.isfinite(mixed).all()

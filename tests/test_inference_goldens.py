@@ -19,7 +19,7 @@ import soundfile
 import torch
 import torchaudio
 
-from modules.inference import hearing
+from modules.inference import voice
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.svc import Svc
 from tests.parity import fill, golden
@@ -84,7 +84,7 @@ def convert(
     signal = meta["inputs"]["wav"]
     soundfile.write(folder / "in.wav", golden.make_input(signal), signal["args"]["sr"], subtype="PCM_16")
     fed: list[Network] = []
-    model = svc.voice.model  # type: ignore[union-attr]
+    model = svc.voice.network.model  # type: ignore[union-attr]
     infer = model.infer
 
     def listen(units: torch.Tensor, f0: torch.Tensor, uv: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -115,7 +115,7 @@ def test_conversion_equals_the_original_but_for_its_faults(
     svc: Svc, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if case != "i_in22k_pad0.3":
-        monkeypatch.setattr(hearing, "resample", original_filter)
+        monkeypatch.setattr(voice, "resample", original_filter)
     meta, arrays, got, fed = convert(svc, case, tmp_path, monkeypatch)
     assert [len(got)] == meta["outputs"]["audio"]["shape"]
     assert [network.f0.shape[1] for network in fed] == [frames for _, frames in meta["chunk_audio_len_and_frames"]]

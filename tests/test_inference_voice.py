@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from torch import Tensor
 
 import models
 from modules import checkpoint
+from modules.devices import pick_device
 from modules.errors import UserError
-from modules.inference import voice as voice_module
+from modules.inference import networks
+from modules.inference.networks import TorchEncoder, TorchGenerator, TorchNetworks
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.pitch import PitchFinder
 from modules.inference.svc import Svc
-from modules.inference.voice import Voice, WindowInput, load_voice
+from modules.inference.voice import Voice, load_voice
+from modules.inference.windows import WindowInput
 from tests.parity import signals
 from tests.standin_voice import HOP, RATE, StandInEncoder, small_config, small_model, write_encoder, write_model
 
@@ -38,7 +42,15 @@ def options(model: Path, **changes: Any) -> ModelOptions:
 
 
 def load(model: Path, pretrain: Path, **changes: Any) -> Voice:
-    return load_voice(options(model, **changes), pretrain)
+    given = options(model, **changes)
+    voice = load_voice(TorchNetworks(given, pretrain), given)
+    assert isinstance(voice, Voice)
+    return voice
+
+
+def model_of(voice: Voice) -> models.SynthesizerTrn:
+    assert isinstance(voice.network, TorchGenerator)
+    return voice.network.model
 
 
 def window(seconds: float = 1.0, speaker: int | np.ndarray = 0) -> WindowInput:
@@ -69,6 +81,7 @@ def test_the_posterior_encoder_is_not_loaded(folder: Path, monkeypatch: pytest.M
     built: list[dict[str, Any]] = []
     original = models.SynthesizerTrn.__init__
 
+    @functools.wraps(original)
     def watch(self: models.SynthesizerTrn, *args: Any, **kwargs: Any) -> None:
         built.append(kwargs)
         original(self, *args, **kwargs)
@@ -76,8 +89,8 @@ def test_the_posterior_encoder_is_not_loaded(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(models.SynthesizerTrn, "__init__", watch)
     voice = load(folder / "G_1.pth", folder / "pretrain")
     assert built[0]["with_posterior"] is False
-    assert not any(key.startswith("enc_q") for key in voice.model.state_dict())
-    assert not any("weight_g" in key for key in voice.model.state_dict())
+    assert not any(key.startswith("enc_q") for key in model_of(voice).state_dict())
+    assert not any("weight_g" in key for key in model_of(voice).state_dict())
 
 
 def released(source: Path, half: bool) -> dict[str, Any]:
@@ -96,7 +109,9 @@ def test_released_and_half_files_sing_like_the_checkpoint(folder: Path, tmp_path
     want = load(folder / "G_1.pth", folder / "pretrain").render(window(), InferenceOptions())
     voice = load(path, folder / "pretrain", config_path=folder / "config.json")
     got = voice.render(window(), InferenceOptions())
-    assert all(value.dtype == torch.float32 for value in voice.model.state_dict().values() if value.is_floating_point())
+    assert all(
+        value.dtype == torch.float32 for value in model_of(voice).state_dict().values() if value.is_floating_point()
+    )
     assert similarity(got, want) > (0.98 if half else 0.9999)
     torch.save({"model": small_model(small_config(), seed=5).state_dict()}, tmp_path / "other.pth")
     other = load(tmp_path / "other.pth", folder / "pretrain", config_path=folder / "config.json")
@@ -113,12 +128,13 @@ def test_a_safetensors_file_with_its_config_is_all_it_takes(
     metadata = {"config": (folder / "config.json").read_text(encoding="utf-8")}
     save_file(state, tmp_path / "voice.safetensors", metadata=metadata)
     default = ModelOptions(model_path=tmp_path / "voice.safetensors", device="cpu", precision="fp32")
-    got = load_voice(default, folder / "pretrain").render(window(), InferenceOptions())
+    got = load_voice(TorchNetworks(default, folder / "pretrain"), default).render(window(), InferenceOptions())
     want = load(folder / "G_1.pth", folder / "pretrain").render(window(), InferenceOptions())
     np.testing.assert_array_equal(got, want)
     save_file(state, tmp_path / "bare.safetensors")
+    bare = ModelOptions(model_path=tmp_path / "bare.safetensors")
     with pytest.raises(UserError, match="no such config"):
-        load_voice(ModelOptions(model_path=tmp_path / "bare.safetensors"), folder / "pretrain")
+        load_voice(TorchNetworks(bare, folder / "pretrain"), bare)
 
 
 def test_a_config_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -160,15 +176,15 @@ def test_a_4_0_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         asked.append(name)
         return StandInEncoder(256)
 
-    monkeypatch.setattr(voice_module, "get_encoder", stand_in)
+    monkeypatch.setattr(networks, "get_encoder", stand_in)
     voice = load(model, tmp_path)
     assert asked == ["vec256l9"]
-    assert voice.config.data.unit_interpolate_mode == "left"
+    assert voice.network.unit_mode == "left"
     assert np.abs(voice.render(window(), InferenceOptions())).max() > 0
 
 
 def test_an_encoder_of_another_width_than_the_models_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voice_module, "get_encoder", lambda name, **kwargs: StandInEncoder(768))
+    monkeypatch.setattr(networks, "get_encoder", lambda name, **kwargs: StandInEncoder(768))
     with pytest.raises(UserError, match="768 channels, the model takes 384"):
         load(folder / "G_1.pth", folder / "pretrain")
 
@@ -176,19 +192,20 @@ def test_an_encoder_of_another_width_than_the_models_is_refused(folder: Path, mo
 def stand_in_voice(**model: Any) -> Voice:
     config = small_config(**model)
     prepared = models.prepare_for_inference(small_model(config), "cpu", "fp32")
-    return Voice(config, prepared, StandInEncoder(384), torch.device("cpu"))  # type: ignore[arg-type]
+    encoder = TorchEncoder(StandInEncoder(384))  # type: ignore[arg-type]
+    return Voice(encoder, TorchGenerator(config, prepared, torch.device("cpu")))
 
 
 def test_a_model_with_volume_embedding_hears_the_loudness_of_the_song() -> None:
     voice = stand_in_voice(vol_embedding=True)
     heard: list[Tensor] = []
-    infer = voice.model.infer
+    infer = model_of(voice).infer
 
     def listen(*args: Any, volume: Tensor, **kwargs: Any) -> Any:
         heard.append(volume)
         return infer(*args, volume=volume, **kwargs)
 
-    voice.model.infer = listen  # type: ignore[method-assign]
+    model_of(voice).infer = listen  # type: ignore[method-assign]
     loud = window()
     voice.render(loud, InferenceOptions())
     voice.render(WindowInput(0.5 * loud.audio, loud.f0, loud.uv, 0), InferenceOptions())
@@ -214,12 +231,12 @@ def test_the_envelope_of_the_input_is_given_to_the_output() -> None:
 class PullTo:
     """A blender that pulls units to a constant of each speaker."""
 
-    values = {"alice": 1.0, "bob": -1.0}
+    values = {0: 1.0, 1: -1.0}
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.asked: list[int] = []
 
-    def blend(self, units: np.ndarray, speaker: str, ratio: float) -> np.ndarray:
+    def blend(self, units: np.ndarray, speaker: int, ratio: float) -> np.ndarray:
         self.asked.append(speaker)
         return ((1 - ratio) * units + ratio * self.values[speaker]).astype(np.float32)
 
@@ -227,15 +244,15 @@ class PullTo:
 def test_units_are_blended_by_the_ratio_and_in_a_mix_by_the_shares() -> None:
     """(A21) The original forgets the blend in a mix. A ratio of 0 loads nothing."""
     voice = stand_in_voice()
-    plain = voice._units(window(), 86, InferenceOptions())
+    plain = voice.units(window(), InferenceOptions())
     assert voice._blender is None
     voice._blender = blender = PullTo()
-    half = voice._units(window(speaker=1), 86, InferenceOptions(cluster_infer_ratio=0.5))
-    torch.testing.assert_close(half, 0.5 * plain - 0.5)
+    half = voice.units(window(speaker=1), InferenceOptions(cluster_infer_ratio=0.5))
+    np.testing.assert_allclose(half, 0.5 * plain - 0.5, rtol=1.3e-6, atol=1e-5)
     shares = np.tile(np.array([0.25, 0.75], dtype=np.float32), (86, 1))
-    mixed = voice._units(window(speaker=shares), 86, InferenceOptions(cluster_infer_ratio=1.0))
-    torch.testing.assert_close(mixed, torch.full_like(mixed, -0.5))
-    assert blender.asked == ["bob", "alice", "bob"]
+    mixed = voice.units(window(speaker=shares), InferenceOptions(cluster_infer_ratio=1.0))
+    np.testing.assert_allclose(mixed, np.full_like(mixed, -0.5), rtol=1.3e-6, atol=1e-5)
+    assert blender.asked == [1, 0, 1]
 
 
 def test_a_mix_of_one_speaker_alone_is_that_speaker() -> None:
@@ -253,3 +270,22 @@ def test_unloading_lets_go_of_everything() -> None:
     assert svc.voice is None
     with pytest.raises(RuntimeError, match="unloaded"):
         svc.convert(np.zeros(100, np.float32), 0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has CUDA")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_a_device_that_is_not_there_is_not_offered(name: str) -> None:
+    with pytest.raises(UserError, match=f"no device '{name}'") as refusal:
+        pick_device(name)
+    assert refusal.value.fix.startswith("use cpu")
+    assert "use cuda" not in refusal.value.fix and "this PyTorch" in refusal.value.fix
+
+
+def test_an_index_and_centres_that_are_mixed_up_are_called_so(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "feature_and_index").mkdir()
+    (tmp_path / "index.pkl").touch()
+    for name in ("feature_and_index", "feature_and_index.pkl", "index.pkl"):
+        voice = load(folder / "G_1.pth", folder / "pretrain", cluster_model_path=tmp_path / name)
+        with pytest.raises(UserError, match="feature index is no file of k-means") as refusal:
+            voice.check(InferenceOptions(cluster_infer_ratio=0.5))
+        assert "-fr" in refusal.value.fix

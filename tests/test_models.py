@@ -211,6 +211,25 @@ def test_fields_of_the_config_that_are_not_used_are_ignored() -> None:
         assert models.build(config, with_posterior=False).ssl_dim == 48
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("model", "filter_channels", 2**16), ("model", "gin_channels", 2**16), ("data", "filter_length", 2**30)],
+)
+def test_a_network_that_no_machine_could_train_is_refused_before_it_takes_memory(
+    section: str, key: str, value: int
+) -> None:
+    sizes = {"model": {"hidden_channels": 2**14, "n_speakers": 50_000}, "data": {}}
+    sizes[section][key] = value
+    with pytest.raises(UserError, match="thousand million parameters") as caught:
+        models.build(Config.model_validate(sizes))
+    assert f"{section}.{key}" in caught.value.where or "hidden_channels" in caught.value.where
+
+
+def test_a_large_table_of_speakers_is_not_refused() -> None:
+    small = {"hidden_channels": 16, "inter_channels": 16, "upsample_initial_channel": 32, "gin_channels": 16}
+    assert models.build(Config.model_validate({"model": {**small, "n_speakers": 1000}})).n_speakers == 1000
+
+
 def test_a_misspelt_size_is_refused() -> None:
     with pytest.raises(TypeError, match="gin_chanels"):
         small_synthesiser(gin_chanels=48)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import models
 from modules.errors import UserError
 from modules.nn.noise import Noise, RowNoise
+from modules.onnx.export.generator import generator_graph
+from modules.onnx.export.graph import export
+from tests.onnx_tools import run
 from tests.synthesiser import ISTFT_SIZES, small_synthesiser, song
+from tests.tiny_voice import tiny_config
 from vdecoder import DecoderSizes
 from vdecoder.nsf_istft import NSFISTFT, ShortTimeSpectrum
 from vdecoder.source import PulseSource, cosine_sum
@@ -101,6 +107,42 @@ def test_a_constant_song_is_a_tone_of_its_f0_as_long_as_its_frames() -> None:
     spectrum = torch.fft.rfft((audio[: RATE] * torch.hann_window(RATE)).double()).abs()
     peaks = spectrum[:2000].topk(12).indices
     assert all(min(int(peak) % 350, -int(peak) % 350) <= 2 for peak in peaks)
+
+
+def tone_at_32_khz(vocoder_name: str) -> tuple[models.SynthesizerTrn, torch.Tensor]:
+    """A model whose config says 32 kHz, and a second of a note of 330 Hz by it."""
+    sizes = ISTFT_SIZES if vocoder_name == "nsf-istft" else {"vocoder_name": vocoder_name}
+    config = tiny_config(model=sizes)
+    config.data.sampling_rate = 32000
+    torch.manual_seed(1)
+    model = models.prepare_for_inference(models.build(config, with_posterior=False), "cpu", "fp32")
+    return model, torch.full((1, 63), 330.0)
+
+
+def loudest(audio: torch.Tensor, rate: int = 32000) -> float:
+    """Hz of the strongest partial under 500 Hz."""
+    second = audio.flatten()[:rate].double()
+    return float(torch.fft.rfft(second * torch.hann_window(rate)).abs()[50:500].argmax()) + 50
+
+
+@pytest.mark.parametrize("vocoder_name", ["nsf-hifigan", "nsf-snake-hifigan"])
+def test_the_excitation_has_the_rate_of_the_config(vocoder_name: str) -> None:
+    model, f0 = tone_at_32_khz(vocoder_name)
+    waves = model.dec.m_source.harmonics(f0, Noise(CPU))
+    assert loudest(waves[..., 0]) == pytest.approx(330, abs=1)
+
+
+def test_a_model_of_another_rate_sings_at_pitch_and_so_does_its_graph(tmp_path: Path) -> None:
+    model, f0 = tone_at_32_khz("nsf-istft")
+    frames = f0.shape[1]
+    units, uv, noise = torch.zeros(1, frames, 16), torch.ones(1, frames), torch.zeros(1, 16, frames)
+    audio, _ = model.infer(units.mT, f0, uv, torch.tensor([0]))
+    assert loudest(audio) == pytest.approx(330, abs=1)
+    export(generator_graph(model), tmp_path / "model.onnx")
+    sid = torch.tensor([[1.0, 0.0]]).expand(frames, -1)
+    mel2ph = torch.arange(1, frames + 1)[None]
+    sung = run(tmp_path / "model.onnx", c=units, f0=f0, mel2ph=mel2ph, uv=uv, noise=noise, sid=sid)
+    assert loudest(torch.from_numpy(sung)) == pytest.approx(330, abs=1)
 
 
 def test_every_parameter_learns() -> None:

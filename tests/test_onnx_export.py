@@ -19,13 +19,13 @@ from diffusion.unit2mel import build_unit2mel
 from modules.audio.io import load_audio
 from modules.config import Config
 from modules.f0 import get_predictor
-from modules.onnx.export_diffusion import condition_graph, denoiser_graph, mel_graph, vocoder_graph
-from modules.onnx.export_encoders import encoder_graph
-from modules.onnx.export_generator import generator_graph
-from modules.onnx.export_pitch import pitch_graph
-from modules.onnx.export_source import normal, start_phases, uniform
-from modules.onnx.exporter import description
-from modules.onnx.graphs import export, save
+from modules.onnx.export.decoders import normal, start_phases, uniform
+from modules.onnx.export.diffusion import condition_graph, denoiser_graph, mel_graph, vocoder_graph
+from modules.onnx.export.encoders import encoder_graph
+from modules.onnx.export.exporter import description
+from modules.onnx.export.generator import generator_graph
+from modules.onnx.export.graph import export, save
+from modules.onnx.export.pitch import pitch_graph
 from tests import encoder_files as files
 from tests.conftest import ROOT
 from tests.onnx_tools import draw_as_the_graph_does, relative_error, run, snr_db

@@ -23,20 +23,19 @@ from diffusion.samplers import SAMPLERS
 from diffusion.unit2mel import Unit2Mel, build_unit2mel, load_unit2mel
 from modules.audio.io import load_audio
 from modules.config import load_diffusion_config
+from modules.data.units import stretch_units
 from modules.errors import UserError
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.svc import Svc
-from modules.inference.voice import Voice
+from modules.inference.voice import DiffusionVoice, Enhancer, ShallowDiffusion, Voice, blend_units
 from modules.inference.windows import WindowInput
-from modules.onnx.diffusion import GraphDiffusion, GraphVocoder, drawing
-from modules.onnx.export_source import normal, start_phases
-from modules.onnx.hearing import stretch
+from modules.onnx.export.decoders import normal, start_phases
 from modules.onnx.manifest import Manifest
-from modules.onnx.timbre import Cells, CentreBlender, RetrievalBlender, blend
-from modules.onnx.voice import GraphDiffusionVoice, load_onnx
+from modules.onnx.networks import OnnxMelModel, OnnxVocoder, drawing
+from modules.onnx.retrieval import Cells, CentreBlender, RetrievalBlender
 from pretrain.convert import convert
 from tests.conftest import ROOT
-from tests.onnx_tools import draw_as_the_graph_does, snr_db
+from tests.onnx_tools import draw_as_the_graph_does, model_of, snr_db
 from tests.standin_voice import WIDTH, small_config, write_encoder, write_model
 from tests.test_mel_vocoder import write_vocoder
 from tests.test_onnx_runner import SONG, WITHOUT_TORCH
@@ -127,8 +126,10 @@ def draw_alike(patch: pytest.MonkeyPatch, svc: Svc, seed: int) -> None:
     def mel_noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
         return torch.from_numpy(drawing(seed).standard_normal(tuple(x.shape), dtype=np.float32))
 
-    voice = svc.voice
-    vocoder = voice.refiners[0].vocoder if hasattr(voice.refiners[0], "vocoder") else voice.refiners[0].engine.vocoder  # type: ignore[union-attr]
+    assert isinstance(svc.voice, Voice)
+    refiner = svc.voice.refiners[0]
+    assert isinstance(refiner, Enhancer | ShallowDiffusion)
+    vocoder = refiner.vocoder.vocoder if isinstance(refiner, Enhancer) else refiner.mel_model.vocoder  # type: ignore[attr-defined]
     weight = vocoder.generator.m_source.l_linear.weight.detach()[0]
     patch.setattr(mel_vocoder, "Noise", GraphNoise)
     patch.setattr(gaussian, "_noise_like_transposed", mel_noise)
@@ -140,12 +141,11 @@ def test_shallow_diffusion_equals_torch_with_the_same_noise(
 ) -> None:
     given = InferenceOptions(k_step=20, second_encoding=second_encoding)
     reference = torch_svc(root, shallow_diffusion=True)
-    assert isinstance(reference.voice, Voice)
-    draw_as_the_graph_does(monkeypatch, reference.voice.model)
+    draw_as_the_graph_does(monkeypatch, model_of(reference))
     draw_alike(monkeypatch, reference, given.seed + 1)
-    graphs = load_onnx(options(folder, shallow_diffusion=True), folder)
+    graphs = Svc.load(options(folder, shallow_diffusion=True))
     song, _ = load_audio(root / "song.wav")
-    plain, _ = load_onnx(options(folder), folder).convert(song, "alice", InferenceOptions())
+    plain, _ = Svc.load(options(folder)).convert(song, "alice", InferenceOptions())
     audio, _ = graphs.convert(song, "alice", given)
     expected, _ = reference.convert(song, "alice", given)
     assert snr_db(audio, expected) > 60
@@ -161,10 +161,9 @@ def test_the_enhancer_equals_torch_with_the_same_noise(
     """With an adaptive key the two resample by different filters, which tells in the top bands of the mel."""
     given = InferenceOptions(enhancer_adaptive_key=key)
     reference = torch_svc(root, enhance=True)
-    assert isinstance(reference.voice, Voice)
-    draw_as_the_graph_does(monkeypatch, reference.voice.model)
+    draw_as_the_graph_does(monkeypatch, model_of(reference))
     draw_alike(monkeypatch, reference, given.seed + 2)
-    graphs = load_onnx(options(folder, enhance=True), folder)
+    graphs = Svc.load(options(folder, enhance=True))
     song, _ = load_audio(root / "song.wav")
     audio, _ = graphs.convert(song, "bob", given)
     expected, _ = reference.convert(song, "bob", given)
@@ -179,8 +178,8 @@ def test_every_sampler_gives_the_mel_of_torch(
     config = load_diffusion_config(folder / "diffusion.yaml")
     model = build_unit2mel(config).eval()
     model.load_state_dict(torch.load(folder / "diffusion.pt")["model"])
-    engine = GraphDiffusion.load(folder, Manifest.load(folder), "--shallow_diffusion", "cpu")
-    engine = replace(engine, facts={**engine.facts, "method": method})
+    engine = OnnxMelModel(folder, Manifest.load(folder), "--shallow_diffusion", "cpu")
+    engine.facts = replace(engine.facts, method=method)
     rng = np.random.default_rng(1)
     mel = rng.uniform(-10, 0, (70, 128)).astype(np.float32)
     condition = condition_of(model, rng)
@@ -206,7 +205,7 @@ def condition_of(model: Unit2Mel, rng: np.random.Generator) -> np.ndarray:
 
 def test_diffusion_alone_sings(root: Path, folder: Path) -> None:
     song, _ = load_audio(root / "song.wav")
-    svc = load_onnx(options(folder, only_diffusion=True), folder)
+    svc = Svc.load(options(folder, only_diffusion=True))
     assert svc.speakers == NAMES
     audio, _ = svc.convert(song, "alice", InferenceOptions())
     other, _ = svc.convert(song, "bob", InferenceOptions())
@@ -216,9 +215,9 @@ def test_diffusion_alone_sings(root: Path, folder: Path) -> None:
     moved, _ = svc.convert(song, "bob", InferenceOptions(cluster_infer_ratio=1.0))
     centres = kmeans.load(folder / "kmeans_10000.pt").by_speaker["bob"]
     voice = svc.voice
-    assert isinstance(voice, GraphDiffusionVoice)
+    assert isinstance(voice, DiffusionVoice)
     window = WindowInput(song[:22050], np.zeros(43), np.zeros(43), NAMES["bob"])
-    units = voice.blended(window, InferenceOptions(cluster_infer_ratio=1.0))
+    units = voice.units(window, InferenceOptions(cluster_infer_ratio=1.0))
     assert all((centres == frame).all(axis=1).any() for frame in units)  # bob's by name, whatever his number
     assert snr_db(moved, other) < 60
     with pytest.raises(UserError, match="has no generator"):
@@ -256,10 +255,9 @@ def test_centres_and_index_move_units_as_torch_and_faiss_do(folder: Path) -> Non
     np.testing.assert_allclose(by_index.blend(units, 1, 0.7), indexes[1].blend(units, 0.7), atol=1e-4)
     np.testing.assert_allclose(by_index.blend(units, 1, 1.0)[7], units[7], atol=1e-6)
     mixed = np.stack([np.linspace(0, 1, 280), 1 - np.linspace(0, 1, 280)], axis=1)
-    window = WindowInput(np.zeros(0), np.zeros(280), np.zeros(280), mixed)
     shares = mixed[::2]
     expected = shares[:, :1] * by_centres.blend(units, 0, 1.0) + shares[:, 1:] * by_centres.blend(units, 1, 1.0)
-    np.testing.assert_allclose(blend(by_centres, units, window, 1.0), expected, atol=1e-5)
+    np.testing.assert_allclose(blend_units(by_centres, units, mixed, 1.0), expected, atol=1e-5)
 
 
 def test_a_search_looks_into_its_cells_and_no_others() -> None:
@@ -335,7 +333,7 @@ def test_parts_of_another_model_are_refused(folder: Path, tmp_path: Path) -> Non
     values["facts"]["vocoder"]["hop_length"] = 256
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match="hop of 256"):
-        GraphVocoder.load(copy, Manifest.load(copy), "--enhance", "cpu")
+        OnnxVocoder(copy, Manifest.load(copy), "--enhance", "cpu")
     np.savez(copy / "kmeans.npz", alice=np.zeros((3, 8), np.float32))
     with pytest.raises(UserError, match="8 channels"):
         CentreBlender(copy / "kmeans.npz", {"alice": 0}).blend(np.zeros((2, WIDTH), np.float32), 0, 0.5)
@@ -355,5 +353,5 @@ def test_an_archive_of_objects_is_refused(tmp_path: Path) -> None:
 
 def test_units_are_stretched_by_the_mode_of_the_model() -> None:
     units = np.arange(4, dtype=np.float32)[:, None]
-    assert stretch(units, 8, "left")[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert 0 < stretch(units, 8, "linear")[2, 0] < 1
+    assert stretch_units(units.T, 8, "left")[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert 0 < stretch_units(units.T, 8, "linear")[0, 2] < 1

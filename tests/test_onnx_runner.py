@@ -14,29 +14,23 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
-import torch
 
 import inference_main
 import onnx_export
 from modules.audio.io import load_audio
-from modules.audio.volume import volume
-from modules.data.units import stretch_units
 from modules.errors import UserError
 from modules.f0 import get_predictor
 from modules.f0.base import F0Settings
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.speaker_mix import SpeakerMix
 from modules.inference.svc import Svc
-from modules.inference.voice import Voice
-from modules.onnx.arrays import frame_rms, interpolate, unit_frames
 from modules.onnx.crepe import CrepeGraph
-from modules.onnx.export_pitch import pitch_graph
-from modules.onnx.graphs import export
+from modules.onnx.export.graph import export
+from modules.onnx.export.pitch import pitch_graph
 from modules.onnx.manifest import Manifest
 from modules.onnx.session import Session, providers
-from modules.onnx.voice import load_onnx
 from tests.conftest import ROOT
-from tests.onnx_tools import draw_as_the_graph_does, snr_db
+from tests.onnx_tools import draw_as_the_graph_does, model_of, snr_db
 from tests.standin_voice import small_config, write_encoder, write_model
 
 SONG = ROOT / "demo/held_out/taro/scarborough_fair.flac"
@@ -108,9 +102,8 @@ def test_a_song_is_converted_without_torch(root: Path, tmp_path: Path) -> None:
 def test_a_whole_song_equals_torch_with_the_same_noise(root: Path, monkeypatch: pytest.MonkeyPatch, auto: bool) -> None:
     given = InferenceOptions(clip=1.2, linear_gradient=0.3, noise_scale=0.6, trans=2.0, auto_predict_f0=auto)
     reference = torch_svc(root)
-    assert isinstance(reference.voice, Voice)
-    draw_as_the_graph_does(monkeypatch, reference.voice.model)
-    graphs = load_onnx(options(root / "checkpoints/alice"), root / "checkpoints/alice")
+    draw_as_the_graph_does(monkeypatch, model_of(reference))
+    graphs = Svc.load(options(root / "checkpoints/alice"))
     song, _ = load_audio(root / "song.wav")
     mix = SpeakerMix.from_map({0: [[0, 1, 1, 0]], 1: [[0, 1, 0, 1]]}, graphs.speakers, 2)
     for speaker in ("alice", mix):
@@ -123,22 +116,9 @@ def test_a_whole_song_equals_torch_with_the_same_noise(root: Path, monkeypatch: 
     assert snr_db(other, audio) < 40
 
 
-def test_numpy_does_what_torch_does_around_the_graphs() -> None:
-    rng = np.random.default_rng(0)
-    for source, target in [(50, 86), (149, 259), (7, 5), (1, 9), (100, 100), (333, 574)]:
-        units = rng.standard_normal((source, 3)).astype(np.float32)
-        for mode in ("left", "nearest"):
-            expected = stretch_units(torch.from_numpy(units).T, target, mode).T.numpy()
-            assert np.array_equal(units[unit_frames(source, target, mode)], expected)
-        expected = stretch_units(torch.from_numpy(units).T, target, "linear").T.numpy()
-        assert np.abs(interpolate(units, target) - expected).max() < 1e-4  # positions are float32
-    audio = rng.standard_normal(5000).astype(np.float32)
-    assert np.abs(frame_rms(audio, 512) - volume(audio, 512)).max() < 1e-6
-
-
 def test_fcpe_finds_the_pitch_that_torch_finds(root: Path) -> None:
     """They resample to 16 kHz by different filters."""
-    graphs = load_onnx(options(root / "checkpoints/alice"), root / "checkpoints/alice")
+    graphs = Svc.load(options(root / "checkpoints/alice"))
     song, _ = load_audio(root / "song.wav")
     contour = graphs.pitch.predictor(InferenceOptions(f0_predictor="fcpe"))(song)
     expected = get_predictor("fcpe")(song)
@@ -218,13 +198,13 @@ def test_what_is_wrong_with_a_folder_is_said(damage: str, folder: Path, capsys: 
 def test_a_device_that_is_not_there_is_refused(root: Path) -> None:
     folder = root / "checkpoints/alice"
     with pytest.raises(UserError) as caught:
-        load_onnx(options(folder, device="abacus"), folder)
+        Svc.load(options(folder, device="abacus"))
     assert caught.value.where == "--device"
 
 
 def test_options_that_need_a_part_are_refused_before_anything_is_computed(folder: Path) -> None:
     edit(folder, parts={"generator": "alice_SoVits.onnx", "encoder": "whisper-ppg-tiny.onnx"})
-    svc = load_onnx(options(folder), folder)
+    svc = Svc.load(options(folder))
     for given, part in (
         (InferenceOptions(auto_predict_f0=True), "auto-f0"),
         (InferenceOptions(cluster_infer_ratio=0.5), "cluster"),

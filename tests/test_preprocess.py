@@ -267,6 +267,24 @@ def test_a_second_run_does_nothing_and_loads_no_model(place: Workplace, capsys: 
     assert "2 clip(s) were done before" in capsys.readouterr().out
 
 
+def test_a_feature_file_that_was_cut_is_made_anew(place: Workplace) -> None:
+    """A copy from a full disk: training cannot read it, and nothing but deleting it by hand would help."""
+    paths = FeaturePaths.of(place.record("a.wav"))
+    assert place.run() == 0
+    whole = paths.units.read_bytes()
+    paths.units.write_bytes(whole[:1000])
+    assert place.run() == 0
+    assert paths.units.read_bytes() == whole
+
+
+@pytest.mark.parametrize("text", ["[]", '{"version": 1, "wav": 3, "features": []}', "[" * 9999, '{"version": 1}'])
+def test_a_broken_stamp_is_no_stamp(text: str, place: Workplace) -> None:
+    paths = FeaturePaths.of(place.record("a.wav"))
+    paths.stamp.write_text(text)
+    assert place.run() == 0
+    assert json.loads(paths.stamp.read_text())["features"].keys() == {"units", "f0", "spec"}
+
+
 @pytest.mark.parametrize("change", ["predictor", "range", "encoder", "spec", "volume", "mel", "content"])
 def test_a_change_makes_anew_what_depends_on_it(place: Workplace, change: str) -> None:
     """(A11) The original kept whatever existed; encoders of one width then mixed without a word."""

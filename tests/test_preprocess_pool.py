@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from modules.data.worker_pool import CannotStart, Failure, process_count, remove_leftovers, run_all
+from modules.data.worker_pool import CannotStart, Failure, process_count, run_all
 from modules.errors import UserError
 
 
@@ -67,11 +66,3 @@ def test_process_count_follows_cores_and_items(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert [process_count(wanted, 5) for wanted in (0, 1, 3, 9)] == [5, 1, 3, 5]
     assert process_count(0, 100) == 8 and process_count(0, 0) == 1
-
-
-def test_only_own_temporary_files_are_removed(tmp_path: Path) -> None:
-    keep = [".a.wav.1234567.wav", ".hidden", ".config.settings", "a.wav", ".b.wav.abcd_123.wav"]
-    for name in [*keep, ".a.wav.abcd_123.wav", ".a.wav.00000000"]:
-        (tmp_path / name).touch()
-    remove_leftovers([tmp_path, tmp_path / "none"], {"a.wav"}.__contains__)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(keep)

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from modules.errors import UserError
-from pretrain.download import Patience
+from pretrain.download import DownloadError, Patience, download
 from pretrain.fetch import fetch, remembered, sha256_of
 from pretrain.weights import Weight
 
@@ -359,3 +360,20 @@ def test_two_processes_fetch_once(server, tmp_path):
     for thread in threads:
         thread.join()
     assert sha256_of(tmp_path / "thing.bin") == SHA and len(server.ranges) == 1
+
+
+def test_a_way_that_leaves_https_is_not_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Weights without a known checksum have nothing but the connection to vouch for them."""
+    first, last = requests.Response(), requests.Response()
+    first.status_code, first.url = 302, "https://example.org/f"
+    last.status_code, last.url, last.history, last.raw = 200, "http://example.org/f", [first], io.BytesIO()
+    monkeypatch.setattr(requests, "get", lambda *_, **__: last)
+    with pytest.raises(DownloadError, match="without https"):
+        download("https://example.org/f", tmp_path / "part", QUICK)
+
+
+def test_an_answer_without_end_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("pretrain.download.MAX_BYTES", len(BODY) // 2)
+    server.answers["/f"] = lambda handler, count: honest(handler)
+    with pytest.raises(DownloadError, match="which no weights have"):
+        download(server.url("/f"), tmp_path / "part", QUICK)

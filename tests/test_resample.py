@@ -377,3 +377,95 @@ def test_notes_say_what_the_clips_were_made_from(studio: Studio) -> None:
     assert studio.run() == 0
     note = json.loads((studio.out / "a/.sources/x.flac.json").read_text())
     assert note["made_from"]["options"]["loudnorm"] == "peak" and list(note["clips"]) == ["x.wav"]
+
+
+def test_recordings_are_never_overwritten_by_their_clips(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
+    """--in_dir dataset/44k writes to dataset/44k where no --out_dir2 is given: a 24-bit stereo take was lost so."""
+    take = record(studio.out / "alice/take.wav", subtype="PCM_24")
+    before = take.read_bytes()
+    for flags in ([], ["--slice"]):
+        assert resample.main(["--in_dir", str(studio.out), "--out_dir2", str(studio.out), *flags]) == 2
+    assert "where the recordings lie" in capsys.readouterr().err
+    assert take.read_bytes() == before and [path.name for path in take.parent.iterdir()] == ["take.wav"]
+
+
+@pytest.mark.parametrize("link", ["folder", "speaker", "file"])
+def test_recordings_behind_links_are_never_overwritten_by_their_clips(link: str, studio: Studio) -> None:
+    take = record(studio.out / "alice/take.wav", subtype="PCM_24")
+    before = take.read_bytes()
+    if link == "folder":
+        studio.raw.rmdir()
+        studio.raw.symlink_to(studio.out, target_is_directory=True)
+    elif link == "speaker":
+        (studio.raw / "alice").symlink_to(take.parent, target_is_directory=True)
+    else:
+        (studio.raw / "alice").mkdir()
+        (studio.raw / "alice/take.wav").symlink_to(take)
+    assert studio.run() == 2
+    assert take.read_bytes() == before
+
+
+def test_clips_inside_the_folder_of_recordings_are_refused(studio: Studio) -> None:
+    record(studio.raw / "alice/take.wav")
+    assert resample.main(["--in_dir", str(studio.raw), "--out_dir2", str(studio.raw / "44k")]) == 2
+    assert not (studio.raw / "44k").exists()
+
+
+@pytest.mark.parametrize("name", ["../../../precious.wav", "{root}/precious.wav", "..\\precious.wav", "other.wav"])
+def test_a_note_cannot_delete_what_its_recording_did_not_make(name: str, studio: Studio, tmp_path: Path) -> None:
+    """Notes lie in the data set, which people exchange."""
+    recording = record(studio.raw / "alice/take.wav")
+    assert studio.run() == 0
+    note = studio.out / "alice/.sources/take.wav.json"
+    content = json.loads(note.read_text())
+    victims = [tmp_path / "precious.wav", studio.out / "alice/other.wav", studio.out / "alice/..\\precious.wav"]
+    for victim in victims:
+        victim.write_bytes(b"precious")
+    content["clips"][name.format(root=tmp_path)] = 8
+    note.write_text(json.dumps(content))
+    record(recording, voice(2.0, RATE))
+    assert studio.run() == 0
+    assert all(victim.read_bytes() == b"precious" for victim in victims)
+
+
+@pytest.mark.parametrize("text", [
+    "[]", '{"made_from": 1, "clips": 2, "skipped": 3}', "[" * 9999,
+    '{"made_from": {}, "clips": {"a": {}}, "skipped": ""}',
+    '{"made_from": {}, "clips": null, "skipped": "\\ud800"}',
+])  # fmt: skip
+def test_a_broken_note_is_no_note(text: str, studio: Studio) -> None:
+    record(studio.raw / "alice/take.wav")
+    assert studio.run() == 0
+    (studio.out / "alice/.sources/take.wav.json").write_text(text)
+    assert studio.run() == 0 and studio.clips() == ["alice/take.wav"]
+
+
+def test_pipes_devices_and_names_that_are_not_utf_8_are_named_and_left_out(
+    studio: Studio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(studio.raw / "alice/take.wav")
+    os.mkfifo(studio.raw / "alice/pipe.wav")
+    (studio.raw / "alice/zero.wav").symlink_to("/dev/zero")
+    (studio.raw / "alice/gone.wav").symlink_to("nowhere")
+    (studio.raw / os.fsdecode(b"\x83\x6f\x83")).mkdir()  # Shift-JIS, as an old zip archive leaves it
+    assert studio.run() == 0
+    said = capsys.readouterr().err
+    assert said.count("not a file that can be read") == 3 and "the name is not UTF-8; rename it" in said
+    assert resample.main(["--in_dir", str(studio.raw), "--report", str(studio.raw / "report.json")]) in (0, 1)
+    assert (studio.raw / "report.json").is_file()
+
+
+def test_a_folder_of_a_speaker_that_is_gone_is_told(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
+    """A renamed folder would train the same voice under two names."""
+    record(studio.raw / "alice/take.wav")
+    assert studio.run() == 0
+    (studio.raw / "alice").rename(studio.raw / "anna")
+    assert studio.run() == 0
+    assert "alice/take.wav is no longer in" in capsys.readouterr().err
+
+
+def test_a_folder_too_many_is_told_by_what_is_to_move(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
+    record(studio.raw / "alice/take.wav")
+    record(studio.raw / "dataset_raw/bob/dir/take.wav")
+    assert studio.run() == 0
+    assert "move bob up, beside the speakers' folders" in capsys.readouterr().err

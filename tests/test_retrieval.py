@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -16,6 +17,7 @@ from cluster import retrieval
 from modules import checkpoint
 from modules.config import Config
 from modules.errors import UserError
+from tests.disk import SIZE, small_disk
 from tests.parity import fill, golden
 
 GOLDENS = Path(__file__).parent / "parity" / "goldens"
@@ -118,10 +120,58 @@ def test_own_format_round_trip_by_the_name_that_users_type(tmp_path):
             np.testing.assert_array_equal(loaded[speaker_id].blend(units, 0.5), speaker.blend(units, 0.5))
 
 
-def test_the_originals_pickle_is_read_without_running_it(tmp_path, case):
+def test_an_index_carries_the_names_of_its_speakers(tmp_path):
+    indexes = {number: retrieval.build(clustered("a", 40)) for number in (0, 7)}
+    retrieval.save(indexes, tmp_path / "index", {"alice": 0, "歌手": 7})
+    loaded = retrieval.load(tmp_path / "index")
+    assert {number: index.name for number, index in loaded.items()} == {0: "alice", 7: "歌手"}
+    retrieval.save(loaded, tmp_path / "again")
+    assert retrieval.load(tmp_path / "again")[7].name == "歌手"
+
+
+def test_an_index_without_names_is_read_and_serves_any_model(tmp_path):
+    retrieval.save({0: retrieval.build(clustered("a", 40))}, tmp_path / "index")
+    assert "name" not in json.loads((tmp_path / "index/index.json").read_text())["speakers"]["0"]
+    retrieval.check_speakers(retrieval.load(tmp_path / "index"), {"zoe": 0}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("speakers", "message"),
+    [
+        ({"zoe": 0, "bob": 1}, "0 is alice there and zoe in the model"),
+        ({"bob": 0, "alice": 1}, "1 is bob there and alice in the model"),
+        ({"zoe": 5}, "it knows alice, bob, the model zoe"),
+    ],
+)
+def test_the_index_of_another_model_is_refused(tmp_path, speakers, message):
+    """It was blended in without a word: both had a speaker 0."""
+    indexes = {number: retrieval.SpeakerIndex(None, 1, name) for number, name in enumerate(("alice", "bob"))}
+    with pytest.raises(UserError, match=message) as caught:
+        retrieval.check_speakers(indexes, speakers, tmp_path / "index")
+    assert caught.value.where == str(tmp_path / "index") and "train_index.py" in caught.value.fix
+
+
+@pytest.mark.parametrize("speakers", [{"alice": 0, "bob": 1}, {"alice": 0}, {"alice": 0, "bob": 1, "zoe": 2}])
+def test_the_index_of_the_model_itself_passes(speakers):
+    indexes = {number: retrieval.SpeakerIndex(None, 1, name) for number, name in enumerate(("alice", "bob"))}
+    retrieval.check_speakers(indexes, speakers, "index")
+
+
+def test_an_index_that_does_not_fit_the_disk_leaves_nothing_under_its_name(tmp_path):
+    """faiss left half a file."""
+    index = faiss.IndexFlatL2(16)
+    index.add(np.zeros((SIZE // 32, 16), np.float32))
+    with small_disk(tmp_path / "small") as folder:
+        with pytest.raises(OSError, match="No space left") as full:
+            retrieval.save({0: retrieval.SpeakerIndex(index, 1)}, folder)
+        assert full.value.filename == str(folder / "0.faiss") and not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_the_originals_pickle_is_read_without_running_it(tmp_path, case, protocol):
     path = tmp_path / "feature_and_index.pkl"
     index = faiss.deserialize_index(case[2]["ivf_index"])
-    path.write_bytes(pickle.dumps({3: index}))
+    path.write_bytes(pickle.dumps({3: index}, protocol))
     loaded = retrieval.load(path)
     assert list(loaded) == [3] and loaded[3].index.ntotal == 600
     everywhere = retrieval.SpeakerIndex(loaded[3].index, nprobe=15)
@@ -176,3 +226,4 @@ def test_script_indexes_every_speaker_and_reports_the_missing_one(tmp_path, caps
     assert "carol" in capsys.readouterr().err
     loaded = retrieval.load(tmp_path / "logs/44k/feature_and_index.pkl")
     assert {speaker_id: speaker.index.ntotal for speaker_id, speaker in loaded.items()} == {0: 120, 1: 20}
+    assert [speaker.name for speaker in loaded.values()] == ["alice", "bob"]

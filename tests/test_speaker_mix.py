@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 
 from modules.errors import UserError
-from modules.inference.speaker_mix import SpeakerMix
+from modules.inference.speaker_mix import SpeakerMix, shared_ids, speaker_id
 
 SPEAKERS = {"alice": 0, "bob": 1}
 ON, OFF = [[0, 1, 1, 1]], [[0, 1, 0, 0]]
@@ -58,6 +60,9 @@ def test_moments_outside_the_song_take_its_ends():
         ({0: ON, 1: [[0, 1, -1, 1]]}, "negative"),
         ({0: ON, 1: [[0, 1, float("nan"), 1]]}, "a track is a list"),
         ({0: ON, 1: [[0, 1, 1]]}, "a track is a list"),
+        ({0: ON, 1: [[0, 1, 10**400, 1]]}, "a track is a list"),
+        ([[0, 1, 1, 0]], "the mix is a list, not a map of speakers to tracks"),
+        (None, "the mix is a NoneType"),
         ({0: ON, 1: "loud"}, "a track is a list"),
     ],
 )
@@ -72,3 +77,29 @@ def test_the_example_in_the_refusal_is_itself_valid():
         weights({}, [0.0], speakers, 3)
     example = eval(refusal.value.fix.partition("for example ")[2], {"__builtins__": {}})
     np.testing.assert_allclose(weights(example, [0, 1], speakers, 3), [[1, 0, 0], [0, 1, 0]])
+
+
+def test_an_id_that_the_model_has_not_got_is_refused_and_no_track_is_asked_for_it():
+    speakers = {"alice": 0, "ghost": 7}
+    with pytest.raises(UserError, match=r"ghost has the id 7, and the model has 2 speaker\(s\)") as refusal:
+        speaker_id("ghost", speakers, 2)
+    assert "spk.ghost" in refusal.value.where
+    with pytest.raises(UserError, match="the id 7"):
+        weights({0: ON, 7: OFF}, [0.0], speakers)
+    np.testing.assert_array_equal(weights({0: ON}, [0.0], speakers), [[1, 0]])
+    with pytest.raises(UserError) as unknown:
+        speaker_id("carol", speakers, 2)
+    assert unknown.value.fix == "use one of: alice (0)"
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_is_found_however_its_letters_are_composed(form):
+    speakers = {unicodedata.normalize("NFD", "Zoë"): 0, unicodedata.normalize("NFC", "가희"): 1}
+    assert [speaker_id(unicodedata.normalize(form, name), speakers, 2) for name in ("Zoë", "가희")] == [0, 1]
+    mixed = weights({unicodedata.normalize(form, "Zoë"): ON, 1: OFF}, [0.0], speakers)
+    np.testing.assert_array_equal(mixed, [[1, 0]])
+
+
+def test_names_that_share_an_id_are_told():
+    assert shared_ids(SPEAKERS) == ""
+    assert "alice and eve (0)" in shared_ids({"alice": 0, "eve": 0, "bob": 1})

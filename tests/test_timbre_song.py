@@ -18,7 +18,7 @@ from modules import checkpoint, mixing
 from modules.inference.options import InferenceOptions
 from modules.inference.speaker_mix import SpeakerMix
 from modules.inference.svc import Svc
-from modules.inference.voice import WindowInput
+from modules.inference.windows import WindowInput
 from tests.parity import fill, signals
 from tests.standin_voice import HOP, RATE, WIDTH, Identity, identity_svc, write_encoder, write_model
 

@@ -133,12 +133,12 @@ def test_a_short_rest_stays_with_the_clip_before_it() -> None:
 def test_the_frames_of_a_piece_hold_all_that_is_kept(length: int, pad: int) -> None:
     """(A4) As many frames as the original makes, or one more, and the piece begins at a known sample."""
     (piece,) = windows.plan_pieces([Chunk(0, length, False)], RATE, 0, 0, 0.75)
-    layout = windows.lay_out(piece, pad, HOP, RATE)
-    assert layout.lead == pad
-    assert layout.n_frames * HOP >= pad + length
+    padded = windows.pad_piece(piece, pad, HOP, RATE)
+    assert padded.offset == pad
+    assert padded.n_frames * HOP >= pad + length
     if pad >= HOP:
-        assert layout.n_frames == (length + 2 * pad) // HOP
-    assert layout.n_samples >= layout.n_frames * HOP
+        assert padded.n_frames == (length + 2 * pad) // HOP
+    assert padded.n_samples >= padded.n_frames * HOP
 
 
 def plan(n_frames: int, loudness: np.ndarray, f0: np.ndarray, uv: np.ndarray, seconds: float = 15.0) -> list[Window]:

@@ -118,5 +118,13 @@ def build_empty(model_class: Callable[..., Model], *args: Any) -> Model:
 def set_precision(module: nn.Module, dtype: torch.dtype) -> None:
     """Hold the weights of linear and convolution layers in ``dtype``; norms stay in float32."""
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Conv1d)):
+        if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv1d) and not _miscomputed(part, dtype)):
             part.to(dtype)
+
+
+def _miscomputed(conv: nn.Conv1d, dtype: torch.dtype) -> bool:
+    """Whether torch 2.11 gets it wrong: many groups of a width that is no multiple of 16, in bfloat16 on CPUs with AMX.
+
+    Such groups are no larger than those of pruned and small models, and cost next to nothing in float32.
+    """
+    return dtype == torch.bfloat16 and 1 < conv.groups < conv.in_channels and conv.in_channels // conv.groups % 16 != 0

@@ -31,14 +31,19 @@ from modules.files import atomic_path
 NATIVE_EXTENSIONS = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64"}
 )
-FFMPEG_EXTENSIONS = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".ac3", ".ape", ".wv"})
+FFMPEG_EXTENSIONS = frozenset(
+    {".m4a", ".m4b", ".aac", ".wma", ".mka", ".ac3", ".ape", ".wv"}
+    | {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".3gp"}
+)
 AUDIO_EXTENSIONS = NATIVE_EXTENSIONS | FFMPEG_EXTENSIONS
 
 BLOCK_SECONDS = 30.0  # of stream_audio
 _LOAD_SECONDS = 10.0  # decoded at a time by load_audio, which holds the result besides
 _DEFAULT_SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".ogg": "VORBIS", ".opus": "OPUS", ".mp3": "MPEG_LAYER_III"}
 _UNKNOWN_FRAMES = 1 << 40  # libsndfile gives a huge count where the header does not know the length
-_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what programs that write to a pipe leave in a RIFF header
+_UNKNOWN_SIZE = 0x7FF00000  # from here on: what programs that write to a pipe leave in a RIFF header; or 0
+_SLACK_SECONDS = 0.1  # by which a header may count too much: some recorders count their own chunks in
+_MIN_RATE = 1000  # Hz; less is no recording, and unfolds to gigabytes at 44.1 kHz
 
 Source = str | os.PathLike[str] | BinaryIO
 
@@ -222,21 +227,26 @@ def _open(source: Source, name: object) -> Iterator[soundfile.SoundFile]:
             sound = stack.enter_context(soundfile.SoundFile(decoded))
         if sound.frames == 0:
             raise UserError("the audio file holds no samples", name, "record or export it again")
+        if sound.samplerate < _MIN_RATE:
+            what = f"the audio file has a sampling rate of {sound.samplerate} Hz"
+            raise UserError(what, name, "record or export it again")
         yield sound
 
 
 def _check_riff_is_whole(file: BinaryIO, name: object) -> None:
     """libsndfile plays a wav that ends too early without a word; a half copied file is no training data."""
-    start = file.tell()
+    start, bytes_a_second = file.tell(), 0
     try:
         if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WAVE":
             return
         while len(header := file.read(8)) == 8:
             chunk, size = struct.unpack("<4sI", header)
             position = file.tell()
+            if chunk == b"fmt ":
+                bytes_a_second = struct.unpack("<8xI", file.read(12).ljust(12, b"\0"))[0]
             if chunk == b"data":
                 there = file.seek(0, os.SEEK_END) - position
-                if size not in _UNKNOWN_SIZES and there < size:
+                if there + _SLACK_SECONDS * bytes_a_second < size < _UNKNOWN_SIZE:
                     raise _cut_off(f"{there} of {size} bytes of samples are there", name)
                 return
             file.seek(position + size + size % 2)
@@ -328,7 +338,10 @@ def _collect(blocks: Iterable[np.ndarray], expected: int | None) -> np.ndarray:
     """Join blocks; with a known length straight into the result, so that nothing is held twice."""
     if expected is None:
         return np.concatenate([np.zeros(0, np.float32), *blocks])
-    out = np.empty(expected, np.float32)
+    try:
+        out = np.empty(expected, np.float32)
+    except (MemoryError, ValueError):  # a header that promises more than there can be
+        out = np.empty(0, np.float32)
     filled = 0
     for block in blocks:
         end = filled + len(block)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _BLOCK_SECONDS = 10  # of audio at a time, so that the squares of a long file are never all in memory
+_HOP_MS = 20  # the grid of the cuts
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ class RmsCurve:
         self._count += frames
 
 
-def slicing_curve(sample_rate: int, min_interval_ms: float = 300, hop_ms: float = 20) -> RmsCurve:
+def slicing_curve(sample_rate: int, min_interval_ms: float = 300) -> RmsCurve:
     """The RMS curve by which slice_rms decides: windows of four hops."""
-    hop = round(sample_rate * hop_ms / 1000)
+    hop = round(sample_rate * _HOP_MS / 1000)
     return RmsCurve(window=min(round(sample_rate * min_interval_ms / 1000), 4 * hop), hop=hop)
 
 
@@ -84,7 +85,6 @@ def slice_audio(
     threshold_db: float = -40.0,
     min_length_ms: float = 5000,
     min_interval_ms: float = 300,
-    hop_ms: float = 20,
     max_silence_ms: float = 5000,
 ) -> list[Chunk]:
     """Cut audio at its silences.
@@ -94,20 +94,18 @@ def slice_audio(
         threshold_db: frames below this RMS (dB of full scale) are silent.
         min_length_ms: a piece is cut off once it is this long.
         min_interval_ms: silences shorter than this are not cut.
-        hop_ms: the grid of the cuts.
         max_silence_ms: how much of a silence stays at either side of it with the sound.
 
     Returns:
         Chunks in order, none empty, that cover the audio without gap or overlap.
     """
-    curve = slicing_curve(sample_rate, min_interval_ms, hop_ms)
+    curve = slicing_curve(sample_rate, min_interval_ms)
     samples = audio.shape[-1]
     for start in range(0, samples, _BLOCK_SECONDS * sample_rate):
         block = audio[..., start : start + _BLOCK_SECONDS * sample_rate]
         curve.push(block if block.ndim == 1 else block.mean(axis=0))
-    return slice_rms(
-        curve.finish(), samples, sample_rate, threshold_db, min_length_ms, min_interval_ms, hop_ms, max_silence_ms
-    )
+    rms = curve.finish()
+    return slice_rms(rms, samples, sample_rate, threshold_db, min_length_ms, min_interval_ms, max_silence_ms)
 
 
 def slice_rms(
@@ -117,11 +115,10 @@ def slice_rms(
     threshold_db: float = -40.0,
     min_length_ms: float = 5000,
     min_interval_ms: float = 300,
-    hop_ms: float = 20,
     max_silence_ms: float = 5000,
 ) -> list[Chunk]:
     """What slice_audio returns, from the finished ``slicing_curve`` of the audio; for audio that is streamed."""
-    hop = round(sample_rate * hop_ms / 1000)
+    hop = round(sample_rate * _HOP_MS / 1000)
     min_length = round(sample_rate * min_length_ms / 1000 / hop)
     min_interval = round(round(sample_rate * min_interval_ms / 1000) / hop)
     keep = round(sample_rate * max_silence_ms / 1000 / hop)

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-Audio = TypeVar("Audio", np.ndarray, Tensor)
 
 
-def volume(audio: Audio, hop_length: int) -> Audio:
+def volume(audio: np.ndarray, hop_length: int) -> np.ndarray:
     """RMS of each hop.
 
     Frame i is the mean of the squared samples from (i - 1/2) * hop to (i + 1/2) * hop, the signal reflected at its
@@ -23,19 +16,12 @@ def volume(audio: Audio, hop_length: int) -> Audio:
         hop_length: samples a frame.
 
     Returns:
-        float32 [..., T // hop_length], of the same kind (array or tensor) and on the same device.
+        float32 [..., T // hop_length].
     """
-    if isinstance(audio, Tensor):
-        return _volume(audio.float(), hop_length)
-    tensor = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
-    return _volume(tensor, hop_length).numpy()
-
-
-def _volume(audio: Tensor, hop_length: int) -> Tensor:
+    audio = np.asarray(audio, dtype=np.float32)
     frames = audio.shape[-1] // hop_length
     if frames == 0:
-        return audio.new_zeros((*audio.shape[:-1], 0))
-    flat = audio.reshape(1, -1, audio.shape[-1])
-    power = F.pad(flat, (hop_length // 2, (hop_length + 1) // 2), mode="reflect").square_()
-    means = power[..., : frames * hop_length].unflatten(-1, (frames, hop_length)).mean(-1)
-    return means.sqrt().reshape(*audio.shape[:-1], frames)
+        return np.zeros((*audio.shape[:-1], 0), dtype=np.float32)
+    ends = [(0, 0)] * (audio.ndim - 1) + [(hop_length // 2, (hop_length + 1) // 2)]
+    power = np.square(np.pad(audio, ends, mode="reflect")[..., : frames * hop_length])
+    return np.sqrt(power.reshape(*audio.shape[:-1], frames, hop_length).mean(axis=-1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,19 +66,57 @@ def read_file_list(path: str | Path) -> list[Path]:
         UserError: the list is missing, not UTF-8, or empty.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError("there is no such file list", path, MAKE_LISTS) from None
     except UnicodeDecodeError:
         raise UserError("the file list is not UTF-8 text", path, "save it as UTF-8, or " + MAKE_LISTS) from None
-    wavs = [Path(line.split("|")[0].strip()) for line in lines if line.strip()]
+    # A line ends at a line feed alone: names may hold what else Python takes for an end, U+2028 for one.
+    names = (line.split("|")[0].strip(" \t\r") for line in text.split("\n"))
+    wavs = [_with_slashes(name) for name in names if name]
     if not wavs:
         raise UserError("the file list is empty", path, f"put wavs into the dataset and {MAKE_LISTS}")
     return wavs
 
 
+def _with_slashes(name: str) -> Path:
+    """The path; backslashes, as in lists made on Windows, separate folders where no file has them in its name."""
+    path = Path(name)
+    return path if "\\" not in name or path.is_file() else Path(name.replace("\\", "/"))
+
+
+def leave_out_missing(
+    wavs: Sequence[Path], needed: Callable[[Path], Sequence[Path]], skipped: list[tuple[Path, str]], make: str
+) -> list[Path]:
+    """The wavs for which everything is there; the others go to ``skipped``, with the reason.
+
+    Args:
+        needed: the files that training needs beside a wav.
+        make: what to do where features are missing.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    complete: list[Path] = []
+    first: tuple[Path, str] | None = None
+    for wav in wavs:
+        missing = [path for path in (wav, *needed(wav)) if not path.is_file()]
+        if not missing:
+            complete.append(wav)
+            continue
+        reason = "there is no such file" if missing[0] == wav else f"{missing[0].name} is missing; {make}"
+        skipped.append((wav, reason))
+        first = first or (missing[0], "mend the file list, or " + MAKE_LISTS if missing[0] == wav else make)
+    if first is not None and not complete:
+        more = f" (and so it is for {len(wavs) - 1} more clips)" if len(wavs) > 1 else ""
+        raise UserError(f"a file that training needs is missing{more}", *first)
+    return complete
+
+
 class ClipDataset(Dataset[Clip]):
     """Clips with their features, looked at once when made so that nothing is missing hours later.
+
+    Clips of which something is missing are left out and listed in ``skipped``.
 
     Args:
         wavs: dataset/44k/<speaker>/<name>.wav; the parent folder names the speaker.
@@ -88,17 +126,17 @@ class ClipDataset(Dataset[Clip]):
         in_memory: read all clips now and keep them.
 
     Raises:
-        UserError: a speaker that the config does not name, missing features, or units of another encoder; the
-            message names the file.
+        UserError: a speaker that the config does not name, no clip with all features, or units of another encoder;
+            the message names the file.
     """
 
     def __init__(self, wavs: Sequence[Path], config: Config, *, training: bool, in_memory: bool = False) -> None:
-        self.wavs = list(wavs)
         self.config = config
         self.training = training
         self.has_volume = config.model.vol_embedding
+        self.skipped: list[tuple[Path, str]] = []
+        self.wavs = leave_out_missing(wavs, self._needed, self.skipped, MAKE_FEATURES)
         self.speaker_ids = [_speaker_id(wav, config) for wav in self.wavs]
-        self._check_features_exist()
         for wav in self.wavs:
             features.check_encoder(wav, config.model.speech_encoder)
         self._kept = [self._load(index, None) for index in range(len(self.wavs))] if in_memory else None
@@ -148,7 +186,7 @@ class ClipDataset(Dataset[Clip]):
         units = features.load_units(paths.units)[0]
         self._check_sizes(paths, units, spec)
         window = self._window(min(f0.shape[0], spec.shape[-1]), rng)
-        units = stretch_units(units, f0.shape[0], data.unit_interpolate_mode)[:, window]
+        units = torch.from_numpy(stretch_units(units.numpy(), f0.shape[0], data.unit_interpolate_mode))[:, window]
         audio = _read_audio(wav, data.sampling_rate, window.start * data.hop_length, window.stop * data.hop_length)
         volume = torch.from_numpy(features.load_volume(paths.volume))[window] if self.has_volume else None
         return Clip(units, f0[window], uv[window], spec[:, window], audio, self.speaker_ids[index], volume)
@@ -162,17 +200,9 @@ class ClipDataset(Dataset[Clip]):
                 fix = "use the config that the features were made with, or " + MAKE_FEATURES
                 raise UserError(f"the features have {found} channels, {key} of the config is {wanted}", path, fix)
 
-    def _check_features_exist(self) -> None:
-        missing = [path for wav in self.wavs for path in self._needed(wav) if not path.is_file()]
-        if not missing:
-            return
-        fix = "mend the file list, or " + MAKE_LISTS if missing[0] in self.wavs else MAKE_FEATURES
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"a file that training needs is missing{more}", missing[0], fix)
-
     def _needed(self, wav: Path) -> list[Path]:
         paths = FeaturePaths.of(wav)
-        return [wav, paths.units, paths.f0, paths.spec, *([paths.volume] if self.has_volume else [])]
+        return [paths.units, paths.f0, paths.spec, *([paths.volume] if self.has_volume else [])]
 
 
 def _speaker_id(wav: Path, config: Config) -> int:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from modules.config import DiffusionConfig
 from modules.data import features
+from modules.data.dataset import leave_out_missing
 from modules.data.features import FeaturePaths
 from modules.data.sampler import Draw
 from modules.data.units import stretch_units
@@ -79,7 +80,9 @@ class _Clip(NamedTuple):
 
 
 class DiffusionDataset(Dataset[Window]):
-    """Clips with their features. Clips too short for a window are left out and listed in ``skipped``.
+    """Clips with their features. Those too short for a window, or of which something is missing, are left out.
+
+    They are listed in ``skipped``.
 
     Args:
         wavs: dataset/44k/<speaker>/<name>.wav; the parent folder names the speaker.
@@ -89,7 +92,7 @@ class DiffusionDataset(Dataset[Window]):
         in_memory: read all clips now and keep them on ``cache_device``. The windows are the same without.
 
     Raises:
-        UserError: a speaker that the config does not name, missing features, or all clips too short.
+        UserError: a speaker that the config does not name, no clip with all features, or all clips too short.
     """
 
     def __init__(
@@ -108,9 +111,9 @@ class DiffusionDataset(Dataset[Window]):
         self.skipped: list[tuple[Path, str]] = []
         self.wavs: list[Path] = []
         self.seconds: list[float] = []
-        self._choose(wavs, 0.0 if short_too else config.data.duration + MARGIN)
+        whole = leave_out_missing(wavs, self._needed, self.skipped, MAKE_FEATURES)
+        self._choose(whole, 0.0 if short_too else config.data.duration + MARGIN)
         self.speaker_ids = [_speaker_id(wav, config) for wav in self.wavs]
-        self._check_features_exist()
         for wav in self.wavs:
             features.check_encoder(wav, config.data.encoder)
         self._kept: list[_Clip] | None = None
@@ -171,7 +174,7 @@ class DiffusionDataset(Dataset[Window]):
             array, shift = features.load_aug_mel(paths.aug_mel)
             aug_mel = torch.from_numpy(array)
             aug_volume = torch.from_numpy(features.load_volume(paths.aug_volume))
-        units = stretch_units(units, f0.shape[0], data.unit_interpolate_mode).T
+        units = torch.from_numpy(stretch_units(units.numpy(), f0.shape[0], data.unit_interpolate_mode)).T
         parts = [mel, f0, volume, units] + ([] if aug_mel is None or aug_volume is None else [aug_mel, aug_volume])
         frames = min(part.shape[0] for part in parts)
         self._check_length(index, frames)
@@ -187,27 +190,23 @@ class DiffusionDataset(Dataset[Window]):
 
     def _choose(self, wavs: Iterable[Path], needed: float) -> None:
         """Keep the clips that a window fits into."""
+        short: dict[Path, float] = {}
         for wav in wavs:
             seconds = _duration(wav)
             if seconds < needed:
+                short[wav] = seconds
                 self.skipped.append((wav, f"{seconds:.2f} s long, a window of training needs {needed:g} s"))
             else:
                 self.wavs.append(wav)
                 self.seconds.append(seconds)
         if not self.wavs:
-            longest = max((_duration(wav) for wav, _ in self.skipped), default=0.0)
+            longest = max(short, key=lambda wav: short[wav])
             raise UserError(
-                f"no clip is as long as a window: the longest of {len(self.skipped)} has {longest:.2f} s, "
+                f"no clip is as long as a window: the longest of {len(short)} has {short[longest]:.2f} s, "
                 f"data.duration asks for {needed:g} s",
-                self.skipped[0][0].parent if self.skipped else "the file list",
+                longest.parent,
                 "lower data.duration in diffusion.yaml, or cut the recordings into longer clips",
             )
-
-    def _check_features_exist(self) -> None:
-        missing = [path for wav in self.wavs for path in self._needed(wav) if not path.is_file()]
-        if missing:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise UserError(f"a file that training needs is missing{more}", missing[0], MAKE_FEATURES)
 
     def _needed(self, wav: Path) -> list[Path]:
         paths = FeaturePaths.of(wav)

@@ -15,6 +15,7 @@ from modules.data import features
 from modules.data.features import FeaturePaths
 from modules.errors import UserError
 from modules.files import write_text
+from modules.text_formats import parse_json, read_text
 
 KEY = "f0_range"  # in config.json: speaker -> [lowest, highest] in Hz
 STRAYS = 2.0  # percent of the voiced frames at either end that say nothing about the voice
@@ -56,7 +57,7 @@ def speaker_ranges(wavs: Iterable[Path]) -> dict[str, Range]:
 
 def record(config: Path, ranges: Mapping[str, Range]) -> None:
     """Write the ranges into a config.json; everything else in it stays."""
-    values = json.loads(config.read_text(encoding="utf-8"))
+    values = parse_json(read_text(config))
     rounded = {speaker: [round(edge, 1) for edge in ranges[speaker]] for speaker in sorted(ranges)}
     if values.get(KEY) != rounded:
         values[KEY] = rounded

@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from modules import checkpoint, pickles
 from modules.errors import UserError
 from modules.files import write_bytes, write_text
 from modules.pickles import RefusedName
+from modules.text_formats import read_as
 
 STAMP_VERSION = 1  # raise it when the same settings come to mean other numbers
 
@@ -60,6 +61,10 @@ class FeaturePaths:
     def all(self) -> list[Path]:
         """Every file, the stamp last."""
         return [getattr(self, entry.name) for entry in fields(self)]
+
+    def of_feature(self, name: str) -> tuple[Path, ...]:
+        """The files of a feature. The mel, its augmented version and that one's volume are of one draw: one feature."""
+        return (self.mel, self.aug_mel, self.aug_volume) if name == "mel" else (getattr(self, name),)
 
 
 def _beside(wav: Path, ending: str) -> Path:
@@ -145,7 +150,12 @@ def _save_tensor(path: Path, tensor: Tensor) -> None:
 
 
 def _load_tensor(path: Path, ndim: int) -> Tensor:
-    tensor = checkpoint.load(path)
+    if not path.is_file():
+        raise UserError("a feature file is missing", path, "run preprocess_hubert_f0.py")
+    try:
+        tensor = checkpoint.load(path)
+    except UserError as error:
+        raise _wrong(path, f"no readable tensor ({error.what})") from None
     if not isinstance(tensor, Tensor) or tensor.ndim != ndim:
         shape = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
         raise _wrong(path, f"{shape} instead of a tensor with {ndim} axes")
@@ -214,12 +224,17 @@ class Stamp:
 
     digest: str  # of the wav's bytes
     keys: Mapping[str, FeatureKey]  # by feature: units, f0, spec, volume, mel
+    sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of each file, by its name; older stamps have none
 
     @property
     def encoder(self) -> str | None:
         """Name of the speech encoder that made the units; None where there are none."""
         key = self.keys.get("units")
         return None if key is None else key.get("encoder")
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether a feature file is there in the size it was written in: copies that broke off are not."""
+        return path.is_file() and self.sizes.get(path.name, size := path.stat().st_size) == size
 
 
 def digest(data: bytes) -> str:
@@ -228,20 +243,26 @@ def digest(data: bytes) -> str:
 
 
 def read_stamp(wav: str | Path) -> Stamp | None:
-    """The stamp beside ``wav``; None where there is none, or one of another version."""
-    try:
-        values = json.loads(FeaturePaths.of(wav).stamp.read_text(encoding="utf-8"))
-        if values["version"] != STAMP_VERSION:
-            return None
-        return Stamp(str(values["wav"]), dict(values["features"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+    """The stamp beside ``wav``; None where there is none, or none that this version writes."""
+    file = read_as(_StampFile, FeaturePaths.of(wav).stamp)
+    return Stamp(file.wav, file.features, file.sizes) if file and file.version == STAMP_VERSION else None
+
+
+@dataclass(frozen=True)
+class _StampFile:
+    version: int
+    wav: str
+    features: dict[str, FeatureKey]
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 def write_stamp(wav: str | Path, stamp: Stamp) -> None:
     """Write the stamp beside ``wav``, atomically."""
-    values = {"version": STAMP_VERSION, "wav": stamp.digest, "features": dict(stamp.keys)}
-    write_text(FeaturePaths.of(wav).stamp, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    paths = FeaturePaths.of(wav)
+    files = [path for name in stamp.keys for path in paths.of_feature(name)]
+    sizes = {path.name: path.stat().st_size for path in files if path.is_file()}
+    values = {"version": STAMP_VERSION, "wav": stamp.digest, "features": dict(stamp.keys), "sizes": sizes}
+    write_text(paths.stamp, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def check_encoder(wav: str | Path, encoder: str) -> None:

@@ -162,11 +162,6 @@ def batches(wavs: Sequence[Path], devices: Sequence[str]) -> list[tuple[Path, ..
     return [tuple(wavs[start : start + size]) for start in range(0, len(wavs), size)]
 
 
-def is_written_for(wavs: Sequence[Path]) -> Callable[[str], bool]:
-    """Whether a file name is that of a feature of one of ``wavs``."""
-    return {path.name for wav in wavs for path in FeaturePaths.of(wav).all()}.__contains__
-
-
 @dataclass(frozen=True)
 class _Clip:
     """A wav of which something has to be made."""
@@ -219,7 +214,7 @@ class FeatureMaker:
         current = {
             name: key
             for name, key in stamp.keys.items()
-            if key == self.keys.get(name, key) and all(path.is_file() for path in group(paths, name))
+            if key == self.keys.get(name, key) and all(stamp.is_whole(path) for path in paths.of_feature(name))
         }
         missing = {name: key for name, key in self.keys.items() if name not in current}
         if not missing:
@@ -282,7 +277,7 @@ class FeatureMaker:
         """Delete features that belong to another content of the wav and are not made anew in this run."""
         for name in ALL_FEATURES:
             if name not in clip.stamp.keys and name not in clip.missing:
-                for path in group(paths, name):
+                for path in paths.of_feature(name):
                     path.unlink(missing_ok=True)
 
     @cached_property
@@ -352,13 +347,6 @@ def _noted(outcomes: dict[Path, Made | Failure], wav: Path, debug: bool) -> Iter
 
 
 ALL_FEATURES = ("units", "f0", "spec", "volume", "mel")
-
-
-def group(paths: FeaturePaths, name: str) -> tuple[Path, ...]:
-    """The files of a feature. The mel, its augmented version and that one's volume are of one draw: one feature."""
-    if name == "mel":
-        return paths.mel, paths.aug_mel, paths.aug_volume
-    return (getattr(paths, name),)
 
 
 def feature_keys(settings: FeatureSettings) -> dict[str, FeatureKey]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from modules.audio.io import audio_info
 from modules.audio.pitch_shift import original_stem
-from modules.config import Config, DiffusionConfig
-from modules.data.folders import dataset_folders, visible
+from modules.config import AnyConfig, Config, DiffusionConfig
+from modules.data.folders import dataset_folders, unusable_name, visible
 from modules.errors import UserError
 
 SHORTEST = 0.3  # seconds
@@ -43,11 +43,12 @@ class Dataset:
         return {copy for speaker in self.speakers for copy in speaker.copies}
 
 
-def scan(source_dir: str, speakers: Sequence[str] = ()) -> Dataset:
+def scan(source_dir: str, speakers: Sequence[str] = (), sample_rate: int = 44100) -> Dataset:
     """Look at every wav of every speaker's folder. Hidden files and folders and stray files are left alone.
 
     Args:
         speakers: only these; all where none is named.
+        sample_rate: Hz that the wavs must have; step 3 would refuse others.
 
     Raises:
         UserError: no such folder, a named speaker is not there, or no usable clip in it.
@@ -64,7 +65,7 @@ def scan(source_dir: str, speakers: Sequence[str] = ()) -> Dataset:
     for folder in folders:
         if speakers and folder.name not in speakers:
             continue
-        clips = _usable_clips(folder, source_dir, dataset)
+        clips = _usable_clips(folder, source_dir, dataset, sample_rate)
         if clips:
             copies = [clip for clip in clips if _original(clip)]
             dataset.speakers.append(Speaker(folder.name, [clip for clip in clips if not _original(clip)], copies))
@@ -76,20 +77,26 @@ def scan(source_dir: str, speakers: Sequence[str] = ()) -> Dataset:
     return dataset
 
 
-def _usable_clips(folder: Path, source_dir: str, dataset: Dataset) -> list[str]:
+def _usable_clips(folder: Path, source_dir: str, dataset: Dataset, sample_rate: int) -> list[str]:
     clips = []
     for path in visible(folder):
         if path.suffix.lower() != ".wav" or not path.is_file():
             continue
         line = f"{source_dir.rstrip('/')}/{folder.name}/{path.name}".replace("\\", "/")
-        if "|" in path.name + folder.name or "\n" in path.name + folder.name:
-            dataset.failed.append((line, "a name with | or a line break cannot stand in a file list; rename it"))
+        why = "a name with | cannot stand in a file list; rename it" if "|" in path.name + folder.name else ""
+        if why := why or unusable_name(folder.name) or unusable_name(path.name):
+            dataset.failed.append((line, why))
             continue
         try:
-            duration = audio_info(path).duration
+            info = audio_info(path)
         except UserError as error:
             dataset.failed.append((line, error.what))
             continue
+        if info.sample_rate != sample_rate:
+            why = f"the wav has {info.sample_rate} Hz and must have {sample_rate}; make it with resample.py"
+            dataset.failed.append((line, why))
+            continue
+        duration = info.duration
         if duration < SHORTEST:
             dataset.skipped.append((line, f"{duration:.2f} s long; clips under {SHORTEST} s are too short"))
             continue
@@ -120,8 +127,8 @@ def split(dataset: Dataset, seed: int) -> tuple[list[str], list[str]]:
     validation: list[str] = []
     for speaker in dataset.speakers:
         ranked = sorted(speaker.clips, key=lambda clip: _rank(clip, seed))
-        held_out = max(0, min(VALIDATION_CLIPS, len(ranked) - 1))
-        if held_out < VALIDATION_CLIPS:
+        held_out = min(VALIDATION_CLIPS, len(ranked) // 2)
+        if len(ranked) <= VALIDATION_CLIPS:
             dataset.warnings.append(
                 f"{speaker.name} has only {len(ranked)} clip(s): {held_out} of them for validation; record more"
             )
@@ -182,13 +189,64 @@ def fit_config(config: Config, *, encoder: str, width: int, tiny: bool, micro: b
         config.train.vol_aug = model.vol_embedding = True
 
 
-def set_speakers(config: Config, diffusion: DiffusionConfig, ids: dict[str, int]) -> None:
-    """Name the speakers in both configs."""
+def set_speakers(
+    config: Config, diffusion: DiffusionConfig, ids: dict[str, int], room: tuple[int, int] = (0, 0)
+) -> None:
+    """Name the speakers in both configs.
+
+    Args:
+        room: n_speakers and n_spk of the configs before, whose models have rows for so many speakers.
+    """
     count = max(ids.values()) + 1
     config.spk = ids
-    config.model.n_speakers = count
+    config.model.n_speakers = max(count, room[0])
     diffusion.spk = dict(ids)
-    diffusion.model.n_spk = count
+    diffusion.model.n_spk = max(count, room[1])
+
+
+KEPT_SECTIONS = ("train", "data", "infer", "vocoder")
+FOLLOWS = {"training_files", "validation_files", "vol_aug", "encoder", "encoder_out_channels", "sampling_rate"}
+FOLLOWS |= {"block_size", "unit_interpolate_mode"}  # what the command line and the main config decide
+
+
+def keep_changes(config: AnyConfig, before: AnyConfig, template: AnyConfig) -> list[str]:
+    """Put into a new config what the user changed by hand in the one before.
+
+    Args:
+        before: the config that is about to be replaced.
+        template: what it was made from.
+
+    Returns:
+        ``section.key = value`` of each change.
+    """
+    kept = []
+    for name in KEPT_SECTIONS:
+        if name not in type(config).model_fields:
+            continue
+        new, originals = getattr(config, name), getattr(template, name).model_dump()
+        for key, value in getattr(before, name).model_dump().items():
+            if key not in FOLLOWS and value != originals.get(key):
+                setattr(new, key, value)
+                kept.append(f"{name}.{key} = {value}")
+    return kept
+
+
+def size_of(config: Config) -> str:
+    """The flag that a config of this size is made with: micro, tiny, or none for the full size."""
+    if config.model.vocoder_name == "nsf-istft":
+        return "micro"
+    return "tiny" if config.model.use_depthwise_conv and config.model.flow_share_parameter else ""
+
+
+def differences_of_model(config: Config, before: Config) -> list[str]:
+    """What makes the new config's model another one than that of the config before."""
+    words = {"": "full size", "tiny": "--tiny", "micro": "--micro"}
+    pairs = {
+        "speech encoder": (before.model.speech_encoder, config.model.speech_encoder),
+        "size": (words[size_of(before)], words[size_of(config)]),
+        "volume embedding": (before.model.vol_embedding, config.model.vol_embedding),
+    }
+    return [f"{name}: {old} before, {new} now" for name, (old, new) in pairs.items() if old != new]
 
 
 def set_lists(config: Config, diffusion: DiffusionConfig, training: str, validation: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +17,11 @@ from modules.audio.io import AUDIO_EXTENSIONS, load_audio, save_audio
 from modules.audio.loudness import is_silent, limit, normalize_loudness, normalize_peak, peak, to_int16
 from modules.audio.pitch_shift import copy_stem, original_stem, shift_pitch
 from modules.audio.resample import resample
-from modules.data.folders import visible
+from modules.data.folders import dataset_folders, unusable_name, visible
 from modules.data.options import ResampleOptions
 from modules.errors import UserError
 from modules.files import write_text
+from modules.text_formats import read_as
 
 SILENCE = 10 ** (-80 / 20)  # dither of 16-bit files peaks at -90 dBFS; no recording of a voice stays below -80
 NOTES_FOLDER = ".sources"  # beside the clips: what each of them was made from
@@ -37,6 +40,12 @@ class Source:
     def note(self) -> Path:
         """The file that says what the clips were made from."""
         return self.folder / NOTES_FOLDER / f"{self.path.name}.json"
+
+    def may_own(self, name: str) -> bool:
+        """Whether a clip of this file name can come from the recording: names in notes are not believed."""
+        stem = name.removesuffix(".wav")
+        stem = original_stem(stem) or stem
+        return name.endswith(".wav") and re.fullmatch(rf"{re.escape(self.stem)}(_\d{{3,}})?", stem) is not None
 
 
 @dataclass(frozen=True)
@@ -66,18 +75,47 @@ def find_sources(in_dir: Path, out_dir: Path) -> tuple[list[Source], list[tuple[
     sources: list[Source] = []
     left_out: list[tuple[Path, str]] = []
     for folder in visible(in_dir):
-        if folder.is_dir():
+        if why := unusable_name(folder.name):
+            left_out.append((folder, why))
+        elif folder.is_dir():
             taken: set[str] = set()
             for path in visible(folder):
-                if path.is_dir():
-                    left_out.append((path, "a folder inside a speaker's folder; move its files up"))
-                elif path.suffix.lower() not in AUDIO_EXTENSIONS:
-                    left_out.append((path, "not an audio file"))
+                if why := _why_not(path):
+                    left_out.append((path, why))
                 else:
                     sources.append(Source(path, out_dir / folder.name, _free_stem(path, taken)))
         elif folder.suffix.lower() in AUDIO_EXTENSIONS:
             left_out.append((folder, "not in a speaker's folder; put it into one named for the singer"))
     return sources, left_out
+
+
+def _why_not(path: Path) -> str:
+    """Why something in a speaker's folder is no recording; empty where it is one."""
+    if why := unusable_name(path.name):
+        return why
+    if path.is_dir():
+        below = visible(path)
+        if below and all(part.is_dir() for part in below):
+            return f"a folder of folders in the place of a recording; move {path.name} up, beside the speakers' folders"
+        return "a folder inside a speaker's folder; move its files up"
+    if path.suffix.lower() not in AUDIO_EXTENSIONS:
+        return "not an audio file"
+    return "" if path.is_file() else "not a file that can be read"  # a pipe, a device, a link to nowhere
+
+
+def check_places(in_dir: Path, out_dir: Path, sources: Sequence[Source]) -> None:
+    """Refuse to write clips where the recordings lie: they would replace them.
+
+    Raises:
+        UserError: a recording, or the file that it is a link to, lies in ``out_dir``, or ``out_dir`` in ``in_dir``.
+    """
+    written = out_dir.resolve()
+    inside = next((source.path for source in sources if source.path.resolve().is_relative_to(written)), None)
+    if inside is None and not written.is_relative_to(in_dir.resolve()):
+        return
+    what = f"the clips would be written where the recordings lie{f', such as {inside}' if inside else ''}"
+    fix = "move the recordings to dataset_raw/<speaker>, or give another --out_dir2; nothing was changed"
+    raise UserError(what, f"--in_dir {in_dir}, --out_dir2 {out_dir}", fix)
 
 
 def find_recordings(
@@ -120,23 +158,10 @@ def _free_stem(path: Path, taken: set[str]) -> str:
     return stem
 
 
-def is_written_for(sources: Iterable[Source]) -> Callable[[str], bool]:
-    """Whether a file name is that of a clip or note of one of ``sources``."""
-    stems = {source.stem for source in sources}
-    notes = {source.note.name for source in sources}
-
-    def is_written(name: str) -> bool:
-        stem = name.removesuffix(".wav")
-        stem = original_stem(stem) or stem
-        return stem in stems or stem.rpartition("_")[0] in stems or name in notes
-
-    return is_written
-
-
-def orphans(sources: Sequence[Source]) -> list[str]:
-    """speaker/recording of every recording that clips were made from and that is gone."""
+def orphans(sources: Sequence[Source], out_dir: Path) -> list[str]:
+    """speaker/recording of every recording that clips were made from and that is gone, or whose folder is."""
     known = {source.note for source in sources}
-    folders = sorted({source.note.parent for source in sources})
+    folders = [folder / NOTES_FOLDER for folder in dataset_folders(out_dir)]
     notes = [note for folder in folders if folder.is_dir() for note in sorted(folder.glob("[!.]*.json"))]
     return [f"{note.parent.parent.name}/{note.stem}" for note in notes if note not in known]
 
@@ -149,9 +174,9 @@ def convert(source: Source, options: ResampleOptions) -> Outcome:
         OSError: the clips cannot be written.
     """
     made_from = {"version": _NOTE_VERSION, "sha256": _digest(source.path), "options": options.made_with()}
-    note = _read_note(source.note)
-    if note is not None and note["made_from"] == made_from and _are_there(source, note["clips"]):
-        return Outcome(len(note["clips"]), note["skipped"], unchanged=True)
+    note = read_as(_Note, source.note)
+    if note is not None and note.made_from == made_from and _are_there(source, note.clips):
+        return Outcome(len(note.clips), note.skipped, unchanged=True)
     source.note.unlink(missing_ok=True)  # from here on the old clips and the note need not belong together
     clips = process(*load_audio(source.path), options)
     skipped = "" if clips else "silent"
@@ -162,8 +187,8 @@ def convert(source: Source, options: ResampleOptions) -> Outcome:
             path = source.folder / f"{name}.wav"
             save_audio(path, audio, options.sample_rate, "PCM_16")
             sizes[path.name] = path.stat().st_size
-    for name in (note or {"clips": {}})["clips"]:
-        if name not in sizes:
+    for name in note.clips if note else ():
+        if name not in sizes and source.may_own(name):
             (source.folder / name).unlink(missing_ok=True)
     write_text(source.note, json.dumps({"made_from": made_from, "clips": sizes, "skipped": skipped}, indent=1))
     return Outcome(len(sizes), skipped)
@@ -210,12 +235,13 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_note(path: Path) -> dict | None:
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-        return note if {"made_from", "clips", "skipped"} <= note.keys() else None
-    except (FileNotFoundError, ValueError, AttributeError):
-        return None
+@dataclass(frozen=True)
+class _Note:
+    """What the clips of a recording were made from. It lies in the data set, which people exchange."""
+
+    made_from: dict[str, Any]
+    clips: dict[str, int]  # name -> bytes
+    skipped: str
 
 
 def _are_there(source: Source, clips: dict[str, int]) -> bool:

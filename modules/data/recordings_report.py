@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from modules.errors import UserError
+from modules.errors import UserError, printable
+from modules.text_formats import parse_json
 
 _BINS_A_SEMITONE = 4
 _LOWEST_NOTE = 24  # MIDI; 32.7 Hz
@@ -186,7 +187,7 @@ class RecordingsReport:
         content = {
             "folder": self.folder.as_posix(),
             "speakers": [_speaker_values(speaker) for speaker in self.speakers],
-            "left_out": [{"path": path.as_posix(), "reason": why} for path, why in self.left_out],
+            "left_out": [{"path": printable(path.as_posix()), "reason": why} for path, why in self.left_out],
         }
         return json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n"
 
@@ -194,11 +195,11 @@ class RecordingsReport:
     def from_json(cls, text: str) -> RecordingsReport:
         """What to_json wrote. Raises UserError where it is something else."""
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             speakers = tuple(_speaker_from(values) for values in content["speakers"])
             left_out = tuple((Path(row["path"]), str(row["reason"])) for row in content["left_out"])
             return cls(Path(content["folder"]), speakers, left_out)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise UserError(f"this is no report on recordings: {error!r}", "", "make the report again") from None
 
 

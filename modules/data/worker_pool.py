@@ -6,16 +6,14 @@ import contextlib
 import errno
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from modules.errors import UserError
@@ -27,7 +25,6 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 
 # Every further file would fail in the same way.
 _FATAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_TEMPORARY = re.compile(r"\.(?P<target>.+)\.[a-z0-9_]{8}(\.\w+)?")  # what modules.files leaves when it is killed
 
 
 class CannotStart(UserError):
@@ -212,17 +209,3 @@ def _work(item: Any) -> Any:
         return Failure("stopped") if _stopping else _worker(item)
     finally:
         _busy = False
-
-
-def remove_leftovers(folders: Iterable[Path], targets: Callable[[str], bool]) -> None:
-    """Delete temporary files that a killed run left in ``folders``.
-
-    Args:
-        targets: whether a file name is one that this run alone writes.
-    """
-    for folder in folders:
-        if folder.is_dir():
-            for path in folder.iterdir():
-                match = _TEMPORARY.fullmatch(path.name)
-                if match and targets(match.group("target")):
-                    path.unlink(missing_ok=True)

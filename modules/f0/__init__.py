@@ -29,6 +29,7 @@ __all__ = [
     "clear_cache",
     "get_predictor",
     "needs_no_file",
+    "require_weights",
 ]
 
 
@@ -100,6 +101,14 @@ def get_predictor(
         pretrain_dir=Path(pretrain_dir),
     )
     return _build(spec, settings)
+
+
+def require_weights(name: str, pretrain_dir: Path = Path("pretrain")) -> None:
+    """Look for the file of a predictor without loading anything. Raises UserError as get_predictor."""
+    if _spec(name).weights is not None:
+        from modules.f0.weights import find_weights
+
+        find_weights(pretrain_dir)
 
 
 def cached_predictor(name: str, **parameters: Any) -> F0Predictor:

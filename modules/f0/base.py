@@ -82,15 +82,18 @@ class F0Predictor(ABC):
 
     Attributes:
         threshold: voicing threshold, where the predictor has one: what was asked for, or its own.
-        keeps_to_range: whether notes outside f0_min to f0_max come out in another octave.
     """
 
     default_threshold = 0.05
-    keeps_to_range = True
 
     def __init__(self, settings: F0Settings) -> None:
         self.settings = settings
         self.threshold = self.default_threshold if settings.threshold is None else settings.threshold
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """Lowest and highest f0 it finds, Hz; a note outside comes out in another octave or as unvoiced."""
+        return self.settings.f0_min, self.settings.f0_max
 
     def __call__(self, audio: NDArray[np.floating], n_frames: int | None = None) -> F0Contour:
         """The f0 contour of ``audio``.

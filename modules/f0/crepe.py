@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from modules import checkpoint
 from modules.devices import pick_device
 from modules.f0.base import F0Predictor, F0Settings, Track, stretch_nearest
+from modules.f0.crepe_gate import gate_gain
 
 DITHER_SEED = 1234
 SILENCE_DB = -60.0  # A-weighted
 FILTER_FRAMES = 3
+REACH = 12  # bins that the path may move between two frames
 BATCH_FRAMES = 128  # the first layer holds 1 MB a frame
 WINDOW_FRAMES = 3000
 CONTEXT_FRAMES = 64  # paths of the Viterbi search have met long before this
@@ -82,7 +84,8 @@ class CrepePredictor(F0Predictor):
             bins[0, start:stop] = path[kept]
             periodicity[0, start:stop] = probabilities.gather(1, path[:, None])[kept, 0]
         periodicity = torchcrepe.filter.median(periodicity, FILTER_FRAMES)
-        periodicity[0, self._loudness(wave, total) < SILENCE_DB] = 0.0
+        loudness = self._loudness(wave * gate_gain(audio, self.settings.sample_rate), total)
+        periodicity[0, loudness < SILENCE_DB] = 0.0
         f0 = torchcrepe.threshold.At(self.threshold)(_bins_to_hz(bins), periodicity)
         f0 = torchcrepe.filter.mean(f0, FILTER_FRAMES)
         return torch.nan_to_num(f0[0], nan=0.0).double().numpy()
@@ -98,18 +101,20 @@ class CrepePredictor(F0Predictor):
         )
         probabilities = torch.cat([self.model(batch).cpu() for batch in batches])
         low, high = torch.tensor(self.settings.f0_min), torch.tensor(self.settings.f0_max)
-        probabilities[:, : int(torchcrepe.convert.frequency_to_bins(low))] = -torch.inf
+        probabilities[:, : max(0, int(torchcrepe.convert.frequency_to_bins(low)))] = -torch.inf
         probabilities[:, int(torchcrepe.convert.frequency_to_bins(high, torch.ceil)) :] = -torch.inf
         return probabilities
 
     @staticmethod
     def _best_path(probabilities: Tensor) -> Tensor:
         """The most likely bin of each frame, int64 [frames], where neighbours lie within 12 bins."""
-        distance = np.abs(np.subtract.outer(np.arange(torchcrepe.PITCH_BINS), np.arange(torchcrepe.PITCH_BINS)))
-        transition = np.maximum(12 - distance, 0)
+        # With a margin of bins that are never observed, the outermost ones have as many ways out as the others;
+        # without it a path that silence once led there would stay.
+        states = np.arange(torchcrepe.PITCH_BINS + 2 * REACH)
+        transition = np.maximum(REACH - np.abs(np.subtract.outer(states, states)), 0)
         transition = transition / transition.sum(axis=1, keepdims=True)
-        observed = torch.softmax(probabilities, dim=1).T.numpy()
-        return torch.from_numpy(librosa.sequence.viterbi(observed, transition).astype(np.int64))
+        observed = np.pad(torch.softmax(probabilities, dim=1).T.numpy(), ((REACH, REACH), (0, 0)))
+        return torch.from_numpy(librosa.sequence.viterbi(observed, transition).astype(np.int64) - REACH)
 
     def _loudness(self, wave: Tensor, total: int) -> Tensor:
         """A-weighted loudness in dB [frames], as torchcrepe.loudness has it for the whole audio at once."""

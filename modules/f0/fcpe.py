@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from modules import checkpoint
+from modules.audio.resample import SPEECH_RATE
 from modules.errors import UserError
 from modules.f0.base import F0Settings
 from modules.f0.neural import (
@@ -34,10 +35,22 @@ from modules.f0.neural import (
     mel_filters,
 )
 
+# By the names of the two layouts, the second of which says sr.
+MEL = {
+    "sampling_rate": SPEECH_RATE,
+    "sr": SPEECH_RATE,
+    "num_mels": N_MELS,
+    "n_fft": N_FFT,
+    "win_size": N_FFT,
+    "hop_size": HOP_LENGTH,
+    "fmin": 0,
+    "fmax": 8000,
+}
 HEAD_WIDTH = 64
 KERNEL_SIZE = 31
 EXPANSION = 2
 NORM_GROUPS = 4
+BUNDLED_RANGE = (50.0, 1100.0)  # Hz; measured: steady tones of 1150 Hz and of 45 Hz are unvoiced to it
 BUNDLED_THRESHOLD = 0.006  # what torchfcpe recommends for its weights
 
 
@@ -50,9 +63,14 @@ class FcpePredictor(SaliencePredictor):
         super().__init__(settings)
         self.network, bundled = load_network(settings.pretrain_dir / "fcpe.pt")
         self.network.eval().to(self.device)
+        self.bundled = bundled
         if bundled and settings.threshold is None:
             self.threshold = BUNDLED_THRESHOLD
-        self.filters = mel_filters(fmin=0, fmax=8000, htk=False, device=self.device)
+        self.filters = mel_filters(fmin=MEL["fmin"], fmax=MEL["fmax"], htk=False, device=self.device)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        return BUNDLED_RANGE if self.bundled else super().reach
 
     def _mel(self, padded: Tensor, window: Window, total: int) -> Tensor:
         # There is one frame more than the audio gives; the original repeats the last one.
@@ -328,7 +346,17 @@ def _parts(content: Any, config_key: str, path: Path) -> tuple[dict[str, Tensor]
             path,
             "get fcpe.pt again, or remove it to use the model of the torchfcpe package",
         )
+    _check_mel(config.get("mel"), path)
     return checkpoint.model_state(content, path), config["model"]
+
+
+def _check_mel(mel: Any, path: Path) -> None:
+    """Refuse weights that want another mel than the one that is computed here; a file that tells none wants it."""
+    for key, own in MEL.items():
+        wanted = mel.get(key, own) if isinstance(mel, dict) else own
+        if wanted != own:
+            what = f"these FCPE weights want a mel with {key} {wanted!r}; only {own} is known"
+            raise UserError(what, f"{path}, config, key mel.{key}", "use the usual fcpe.pt")
 
 
 def _fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ MEL_FLOOR = 1e-5
 LOWPASS_FILTER_WIDTH = 128
 CORE_FRAMES = 3840  # 38.4 s, a multiple of the 32 frames that RMVPE pools into one
 CONTEXT_FRAMES = 480  # 4.8 s, likewise
+BIN_RANGE = (33.0, 1976.0)  # Hz of the lowest and the highest bin; f0_min and f0_max change nothing
 NEIGHBOURS = 4  # bins on each side of the highest one that are averaged
 
 
@@ -62,7 +63,6 @@ def windows(total: int, core: int = CORE_FRAMES, context: int = CONTEXT_FRAMES) 
 class SaliencePredictor(F0Predictor):
     """A network that gives the salience of 360 pitch bins for each 10 ms frame of 16 kHz audio."""
 
-    keeps_to_range = False  # the bins reach from 33 to 1976 Hz, whatever the range
     pad: int  # samples of padding on both sides of the audio
     core_frames = CORE_FRAMES
     context_frames = CONTEXT_FRAMES
@@ -75,6 +75,10 @@ class SaliencePredictor(F0Predictor):
         )
         self.resample = resample.to(self.device)
         self.hann = torch.hann_window(N_FFT, device=self.device)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        return BIN_RANGE
 
     def _track(self, audio: NDArray[np.floating], n_frames: int) -> Track:
         times = np.arange(n_frames) * self.settings.hop_length / self.settings.sample_rate

@@ -1,4 +1,4 @@
-"""Does a song leave the f0 range? A predictor that may not look above f0_max halves the note instead.
+"""Does a song leave what its f0 predictor can find? Notes above come out an octave low, or unvoiced.
 
 That cannot be seen in its contour, so Praat's autocorrelation looks at the audio once more, an octave further
 on both sides. It is the cheapest predictor: about a hundredth of the audio's duration. On low voices it
@@ -7,6 +7,7 @@ sometimes takes a formant for a high note; a note has next to no energy below it
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ WORTH_A_WARNING = 0.005  # share of voiced frames; stray frames of ordinary voic
 SHORTEST_RUN = 4  # frames that a note outside the range must last; shorter ones are slips of the estimator
 BELOW_NOTE = 0.75  # of the note's frequency
 MOST_ENERGY_BELOW = 0.1
+MARGIN = 1.1  # between the notes and the limit that is proposed
 WINDOW = 2048  # samples
 FRAMES_AT_ONCE = 4096
 
@@ -50,8 +52,12 @@ class RangeReport:
             parts.append(f"{self.below:.1%} of the voice lies below {self.f0_min:g} Hz (to {self.lowest:.0f} Hz)")
         if not parts:
             return ""
-        advice = "those notes may come out in another octave; use rmvpe or fcpe, or widen the f0 range"
-        return f"{' and '.join(parts)}: {advice}"
+        fix = "--f0_predictor pm or harvest with"
+        if self.above > WORTH_A_WARNING:
+            fix += f" --f0_max {math.ceil(self.highest * MARGIN / 100) * 100}"
+        if self.below > WORTH_A_WARNING:
+            fix += f" --f0_min {math.floor(self.lowest / MARGIN / 5) * 5}"
+        return f"{' and '.join(parts)}: those notes are lost or come out in another octave; use {fix}"
 
 
 def check_range(

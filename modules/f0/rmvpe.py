@@ -6,17 +6,14 @@ before them once the weights are loaded; with channels_last that makes it 1.35 t
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from modules import checkpoint
-from modules.errors import UserError
-from modules.f0 import needs_no_file
 from modules.f0.base import F0Settings
 from modules.f0.neural import MEL_FLOOR, N_FFT, N_MELS, SaliencePredictor, Window, local_average_f0, mel_filters
+from modules.f0.weights import find_weights
 
 BINS = 360
 LOWEST_CENTS = 1997.3794084376191  # of bin 0 above 10 Hz: 31.7 Hz
@@ -58,23 +55,6 @@ class RmvpePredictor(SaliencePredictor):
 
     def _decode(self, salience: Tensor) -> Tensor:
         return local_average_f0(salience, self.cents, self.threshold)
-
-
-def find_weights(pretrain_dir: Path) -> Path:
-    """The weights file.
-
-    Raises:
-        UserError: there is none; the message says where it comes from and which predictors need none.
-    """
-    import pretrain
-
-    try:
-        return pretrain.require("rmvpe", pretrain_dir)
-    except UserError as error:
-        address = pretrain.weight_named("rmvpe").urls[0]
-        others = ", ".join(f"-f0p {name}" for name in needs_no_file())
-        fix = f"{error.fix}; or put {address} there; or choose {others}, which need no file"
-        raise UserError(error.what, error.where, fix) from None
 
 
 def fold_batch_norm(network: nn.Module) -> None:

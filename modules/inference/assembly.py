@@ -62,14 +62,14 @@ class AudioSpool:
             yield self.read(start, min(start + size, self.length))
 
 
-def read_piece(spool: AudioSpool, piece: Piece, lead: int, start: int, stop: int) -> np.ndarray:
-    """Samples [start, stop) of a piece with silence around it, of which ``lead`` samples come before it."""
-    offset = piece.start - lead
+def read_piece(spool: AudioSpool, piece: Piece, offset: int, start: int, stop: int) -> np.ndarray:
+    """Samples [start, stop) of a piece with silence around it, of which ``offset`` samples come before it."""
+    origin = piece.start - offset
     out = np.zeros(stop - start, dtype=np.float32)
-    first = max(start, piece.start - piece.margin_in - offset)
-    last = min(stop, piece.stop + piece.margin_out - offset)
+    first = max(start, piece.start - piece.margin_in - origin)
+    last = min(stop, piece.stop + piece.margin_out - origin)
     if first < last:
-        out[first - start : last - start] = spool.read(first + offset, last + offset)
+        out[first - start : last - start] = spool.read(first + origin, last + origin)
     return out
 
 

@@ -19,6 +19,11 @@ DEFAULT_KMEANS = Path("logs/44k/kmeans_10000.pt")
 DEFAULT_INDEX = Path("logs/44k/feature_and_index.pkl")
 
 
+def is_cluster_file(path: Path) -> bool:
+    """Whether k-means centres or an index lie there; our index is a folder, and goes by its name with .pkl too."""
+    return path.exists() or (path.suffix == ".pkl" and path.with_suffix("").is_dir())
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """What is loaded once and then converts many songs."""
@@ -49,7 +54,8 @@ class ModelOptions:
         None,
         "-cm",
         "--cluster_model_path",
-        help=f"k-means centres or, with -fr, retrieval index; if absent {DEFAULT_KMEANS} or {DEFAULT_INDEX}",
+        help=f"k-means centres or, with -fr, retrieval index; if absent {DEFAULT_KMEANS.name} or {DEFAULT_INDEX.name} "
+        f"beside the model, else in {DEFAULT_INDEX.parent}",
     )
     feature_retrieval: bool = setting(
         False, "-fr", "--feature_retrieval", help="blend with retrieved features instead of k-means centres"
@@ -67,8 +73,21 @@ class ModelOptions:
     enhance: bool = setting(False, "-eh", "--enhance", help="run the NSF-HiFiGAN enhancer over the result")
 
     def cluster_path(self) -> Path:
-        """The k-means centres or the retrieval index: the one given, or the default one."""
-        return self.cluster_model_path or (DEFAULT_INDEX if self.feature_retrieval else DEFAULT_KMEANS)
+        """The k-means centres or the retrieval index: the one given, that beside the model, or the original's place."""
+        if self.cluster_model_path is not None:
+            return self.cluster_model_path
+        default = DEFAULT_INDEX if self.feature_retrieval else DEFAULT_KMEANS
+        beside = self.model_path.with_name(default.name)
+        return beside if is_cluster_file(beside) else default
+
+    def no_cluster_file(self) -> UserError:
+        """What to tell the user where ``cluster_path`` is none."""
+        kind = "feature index" if self.feature_retrieval else "file of k-means centres"
+        fix = "make it with train_index.py" if self.feature_retrieval else "train it with cluster/train_cluster.py"
+        where = str(self.cluster_path())
+        if self.cluster_model_path is None and self.model_path.parent != self.cluster_path().parent:
+            where = f"{self.model_path.parent}, {self.cluster_path()}"
+        return UserError(f"there is no {kind}", where, f"{fix}, or give it with -cm")
 
 
 @dataclass(frozen=True)
@@ -83,7 +102,7 @@ class InferenceOptions:
     auto_predict_f0: bool = setting(
         False, "-a", "--auto_predict_f0", help="let the model predict the pitch; for speech, not for singing"
     )
-    f0_predictor: str = setting("pm", "-f0p", "--f0_predictor", help="who finds the pitch", choices=tuple(PREDICTORS))
+    f0_predictor: str = setting("pm", "-f0p", "--f0_predictor", help="f0 predictor", choices=tuple(PREDICTORS))
     f0_filter_threshold: float | None = setting(
         None,
         "-ft",
@@ -147,3 +166,21 @@ class InferenceOptions:
                 "--clip, --linear_gradient",
                 "make the clips longer or the overlap shorter",
             )
+
+
+def idle_flags(model: ModelOptions, conversion: InferenceOptions) -> list[str]:
+    """What to tell the user of settings that change nothing, because the one that they belong to is off."""
+    blending = conversion.cluster_infer_ratio > 0
+    idle = {
+        "--feature_retrieval": (model.feature_retrieval and not blending, "give a share with -cr, such as -cr 0.5"),
+        "--cluster_model_path": (
+            model.cluster_model_path is not None and not blending,
+            "give a share with -cr, such as -cr 0.5",
+        ),
+        "--k_step": (conversion.k_step != InferenceOptions.k_step and not model.shallow_diffusion, "add -shd"),
+        "--enhancer_adaptive_key": (
+            conversion.enhancer_adaptive_key != 0 and (not model.enhance or model.shallow_diffusion),
+            "use -eh, without -shd",
+        ),
+    }
+    return [f"{flag} changes nothing so: {fix}" for flag, (is_idle, fix) in idle.items() if is_idle]

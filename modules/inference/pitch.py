@@ -1,4 +1,4 @@
-"""The pitch of a piece of any length, and a word to the user where a song leaves the range looked for."""
+"""f0 of a piece of any length, and a warning where a song leaves the range of the f0 predictor."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from modules.f0 import F0Contour, F0Predictor, RangeReport, cached_predictor, check_range
 from modules.inference.options import InferenceOptions
 
-Reader = Callable[[int, int], np.ndarray]  # samples [start, stop) of a laid out piece
+Reader = Callable[[int, int], np.ndarray]  # samples [start, stop) of a padded piece
 
 WINDOW_SECONDS = 20.0  # predictors that are networks need memory for what they see at once
-CONTEXT_SECONDS = 1.0  # path finders need to hear what comes before and after
+CONTEXT_SECONDS = 1.0  # Viterbi paths depend on what comes before and after
 
 
 @dataclass
@@ -26,6 +26,7 @@ class PitchFinder:
         device: where predictors that are networks run.
         pretrain_dir: where their weights are.
         watches_range: whether songs are looked through for notes outside the range.
+        get_predictor: builds a predictor from its name and the parameters of F0Settings, or gives one that it has.
     """
 
     sample_rate: int
@@ -33,10 +34,11 @@ class PitchFinder:
     device: str = "cpu"
     pretrain_dir: Path = Path("pretrain")
     watches_range: bool = True
+    get_predictor: Callable[..., F0Predictor] = cached_predictor
 
     def predictor(self, options: InferenceOptions) -> F0Predictor:
         """The predictor of these options; every parameter counts, so that a changed threshold takes effect."""
-        return cached_predictor(
+        return self.get_predictor(
             options.f0_predictor,
             hop_length=self.hop_length,
             sample_rate=self.sample_rate,
@@ -50,7 +52,7 @@ class PitchFinder:
     def contour(
         self, read: Reader, n_frames: int, n_samples: int, options: InferenceOptions, check: Callable[[], None]
     ) -> F0Contour:
-        """f0 [n_frames] of a laid out piece, in overlapping windows where it is long.
+        """f0 [n_frames] of a padded piece, in overlapping windows where it is long.
 
         Args:
             read: gives samples of the piece.
@@ -71,7 +73,7 @@ class PitchFinder:
         return F0Contour.from_track(track)
 
 
-class Melody:
+class SongF0:
     """The f0 of a whole song, filled in piece by piece.
 
     Attributes:
@@ -101,20 +103,19 @@ class SongRange:
     highest: float = 0.0  # Hz
     lowest: float = np.inf
 
-    def listen(self, read: Reader, contour: F0Contour) -> None:
-        """Take in a laid out piece and the contour that was found in it."""
-        if not self.finder.predictor(self.options).keeps_to_range:
-            return
+    def update(self, read: Reader, contour: F0Contour) -> None:
+        """Take in a padded piece and the contour that was found in it."""
         hop, longest = self.finder.hop_length, int(WINDOW_SECONDS * self.finder.sample_rate / self.finder.hop_length)
         for start in range(0, len(contour.uv), longest):
             stop = min(start + longest, len(contour.uv))
             voiced = float(contour.uv[start:stop].sum())
             if voiced:
-                self._listen(read(start * hop, stop * hop), voiced)
+                self._update(read(start * hop, stop * hop), voiced)
 
-    def _listen(self, audio: np.ndarray, voiced: float) -> None:
-        limits = {"f0_min": self.options.f0_min, "f0_max": self.options.f0_max}
-        report = check_range(audio, self.finder.sample_rate, hop_length=self.finder.hop_length, **limits)
+    def _update(self, audio: np.ndarray, voiced: float) -> None:
+        low, high = self.finder.predictor(self.options).reach
+        hop = self.finder.hop_length
+        report = check_range(audio, self.finder.sample_rate, hop_length=hop, f0_min=low, f0_max=high)
         self.voiced += voiced
         self.above += report.above * voiced
         self.below += report.below * voiced
@@ -123,11 +124,12 @@ class SongRange:
 
     def message(self) -> str:
         """What to tell the user; empty where the song stays in the range."""
+        low, high = self.finder.predictor(self.options).reach
         return RangeReport(
             above=self.above / max(1.0, self.voiced),
             below=self.below / max(1.0, self.voiced),
             highest=self.highest,
             lowest=self.lowest,
-            f0_min=self.options.f0_min,
-            f0_max=self.options.f0_max,
+            f0_min=low,
+            f0_max=high,
         ).message

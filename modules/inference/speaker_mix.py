@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from modules.errors import UserError
+
+MIX_MAP = "spk_mix_map in spkmix.py"
 
 Track = Sequence[Sequence[float]]  # [[start, end, value at start, value at end], ...] with times 0..1 of the song
 
@@ -34,19 +37,23 @@ class SpeakerMix:
             n_speakers: rows of the model's speaker embedding.
 
         Raises:
-            UserError: an unknown or missing speaker, a gap, a segment that does not run forward, a negative value.
+            UserError: no map, an unknown or missing speaker, a gap, a segment that does not run forward, a negative
+                value.
         """
+        if not isinstance(tracks, Mapping):
+            what = f"the mix is a {type(tracks).__name__}, not a map of speakers to tracks"
+            raise UserError(what, MIX_MAP, f"write it so: {_example(speakers)}")
         checked: dict[int, np.ndarray] = {}
         for key, segments in tracks.items():
-            speaker_id = _speaker_id(key, speakers)
+            speaker_id = _in_model(str(key), _speaker_id(key, speakers), n_speakers)
             if speaker_id in checked:
                 raise UserError(f"speaker {key!r} has two tracks", "spk_mix_map", "keep one of them")
             checked[speaker_id] = _check_track(key, segments)
-        missing = [name for name, speaker_id in speakers.items() if speaker_id not in checked]
+        missing = [name for name, number in speakers.items() if number < n_speakers and number not in checked]
         if missing:
             raise UserError(
                 f"no track for speaker {', '.join(missing)}",
-                "spk_mix_map in spkmix.py",
+                MIX_MAP,
                 f"give every speaker a track, for example {_example(speakers)}",
             )
         return cls(checked, n_speakers)
@@ -80,9 +87,10 @@ def speaker_id(speaker: str | int, speakers: Mapping[str, int], n_speakers: int)
     Raises:
         UserError: the model has no such speaker; the message lists those it has.
     """
-    if isinstance(speaker, str) and speaker in speakers:
-        return speakers[speaker]
-    known = ", ".join(f"{name} ({number})" for name, number in speakers.items())
+    named = spelt_alike(str(speaker), speakers)
+    if named is not None:
+        return _in_model(named, speakers[named], n_speakers)
+    known = ", ".join(f"{name} ({number})" for name, number in speakers.items() if number < n_speakers)
     try:
         number = int(speaker)
     except ValueError:
@@ -92,25 +100,57 @@ def speaker_id(speaker: str | int, speakers: Mapping[str, int], n_speakers: int)
     return number
 
 
+def spelt_alike(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that is ``name``, also where an accent is a letter's part in one and its own in the other.
+
+    macOS takes names of files apart, so a model that was prepared there may spell its speakers in either way.
+    """
+    names = list(names)
+    if name in names:
+        return name
+    composed = unicodedata.normalize("NFC", name)
+    return next((other for other in names if unicodedata.normalize("NFC", other) == composed), None)
+
+
+def shared_ids(speakers: Mapping[str, int]) -> str:
+    """What to tell the user where several names have one id; empty where none do."""
+    names: dict[int, list[str]] = {}
+    for name, number in speakers.items():
+        names.setdefault(number, []).append(name)
+    doubles = [f"{' and '.join(alike)} ({number})" for number, alike in names.items() if len(alike) > 1]
+    return f"the config gives several speakers one id, which is one voice: {', '.join(doubles)}" if doubles else ""
+
+
+def _in_model(name: str, number: int, n_speakers: int) -> int:
+    if number < n_speakers:
+        return number
+    raise UserError(
+        f"speaker {name} has the id {number}, and the model has {n_speakers} speaker(s), counted from 0",
+        f"config.json: spk.{name}, model.n_speakers",
+        "take the config that belongs to this model",
+    )
+
+
 def _segment_at(track: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Index of the segment each moment lies in; a moment on a border belongs to the later segment."""
     return np.clip(np.searchsorted(track[:, 0], times, side="right") - 1, 0, len(track) - 1)
 
 
 def _speaker_id(key: int | str, speakers: Mapping[str, int]) -> int:
-    if key in speakers:
-        return speakers[str(key)]
+    named = spelt_alike(key, speakers) if isinstance(key, str) else None
+    if named is not None:
+        return speakers[named]
     if isinstance(key, int) and key in speakers.values():
         return key
     known = ", ".join(f"{speaker_id} ({name})" for name, speaker_id in speakers.items())
-    raise UserError(f"the model has no speaker {key!r}", "spk_mix_map in spkmix.py", f"use one of: {known}")
+    raise UserError(f"the model has no speaker {key!r}", MIX_MAP, f"use one of: {known}")
 
 
 def _check_track(key: int | str, segments: Track) -> np.ndarray:
     where = f"spk_mix_map, speaker {key!r}"
     try:
         track = np.array(segments, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         track = np.empty(0)
     if track.ndim != 2 or track.shape[1] != 4 or not np.isfinite(track).all():
         raise UserError(

@@ -23,9 +23,10 @@ from modules.f0 import F0Contour, clear_cache
 from modules.inference import windows
 from modules.inference.assembly import AudioSpool, OverlapAdder, read_piece
 from modules.inference.options import InferenceOptions, ModelOptions
-from modules.inference.pitch import Melody, PitchFinder, SongRange
+from modules.inference.pitch import PitchFinder, SongF0, SongRange
 from modules.inference.speaker_mix import Speaker, SpeakerMix, speaker_id
-from modules.inference.windows import Layout, Piece, Window, WindowInput
+from modules.inference.voice import Networks, load_voice
+from modules.inference.windows import PaddedPiece, Piece, Window, WindowInput
 
 Emit = Callable[[np.ndarray], None]
 Progress = Callable[[float], None]  # share of the song that is done, 0 to 1
@@ -86,9 +87,9 @@ class _Job:
     spool: AudioSpool
     options: InferenceOptions
     speaker: Speaker
-    stop: Callable[[], None]  # raises when the user has had enough
+    stop: Callable[[], None]  # raises Cancelled
     song_range: SongRange
-    melody: Melody
+    song_f0: SongF0
 
 
 class Svc:
@@ -107,11 +108,32 @@ class Svc:
 
     @classmethod
     def load(cls, options: ModelOptions, pretrain_dir: Path = Path("pretrain")) -> Svc:
-        """Load model, config and encoder. Raises UserError where they are missing, broken or do not fit."""
-        from modules.inference.voice import load_voice
+        """Load what the options name, with torch or, where they name a folder of graphs, with onnxruntime.
 
-        voice = load_voice(options, pretrain_dir)
-        pitch = PitchFinder(voice.sample_rate, voice.hop_length, str(voice.device), pretrain_dir)
+        Args:
+            pretrain_dir: where encoders, f0 predictors and the enhancer's vocoder are; graphs come with their own.
+
+        Raises:
+            UserError: a file is missing or broken, or parts do not fit together.
+        """
+        networks: Networks
+        if options.onnx is not None:
+            from modules.onnx.networks import OnnxNetworks
+
+            networks = OnnxNetworks(options.onnx, options.device)
+        else:
+            from modules.inference.networks import TorchNetworks
+
+            networks = TorchNetworks(options, pretrain_dir)
+        voice = load_voice(networks, options)
+        pitch = PitchFinder(
+            voice.sample_rate,
+            voice.hop_length,
+            networks.device,
+            pretrain_dir,
+            networks.watches_range,
+            networks.get_predictor,
+        )
         return cls(voice, pitch)
 
     @property
@@ -218,9 +240,9 @@ class Svc:
         self.check(options)
         singer, stop = self.resolve_speaker(speaker), _stopper(cancel)
         chunks = self._slice(spool, blocks, options, stop)
-        melody = Melody(spool.length, self._voice().hop_length)
-        job = _Job(spool, options, singer, stop, SongRange(self.pitch, options), melody)
-        report = Report(seconds=spool.length / self.sample_rate, f0=melody.f0)
+        song_f0 = SongF0(spool.length, self._voice().hop_length)
+        job = _Job(spool, options, singer, stop, SongRange(self.pitch, options), song_f0)
+        report = Report(seconds=spool.length / self.sample_rate, f0=song_f0.f0)
 
         def measure_and_emit(block: np.ndarray) -> None:
             peak = float(np.abs(block).max(initial=0.0))
@@ -256,50 +278,50 @@ class Svc:
             curve.push(block)
         rms = curve.finish()
         chunks = slice_rms(rms, spool.length, self.sample_rate, threshold_db=options.slice_db)
-        return [_hear(chunk, rms, curve.hop, options.slice_db) for chunk in chunks]
+        return [mark_silent(chunk, rms, curve.hop, options.slice_db) for chunk in chunks]
 
     def _sing(self, piece: Piece, job: _Job) -> Iterator[tuple[int, np.ndarray]]:
         """Convert a piece; gives positions in the song and audio, faded, to be added up."""
         voice, options = self._voice(), job.options
         pad = round(options.pad_seconds * voice.sample_rate)
-        layout = windows.lay_out(piece, pad, voice.hop_length, voice.sample_rate)
-        read = partial(read_piece, job.spool, piece, layout.lead)
-        offset = piece.start - layout.lead  # position in the song of sample 0 of the laid out piece
-        contour = self._contour(read, layout, job)
-        job.melody.fill_in(contour, offset, piece.start, piece.stop)
+        padded = windows.pad_piece(piece, pad, voice.hop_length, voice.sample_rate)
+        read = partial(read_piece, job.spool, piece, padded.offset)
+        origin = piece.start - padded.offset  # position in the song of sample 0 of the padded piece
+        contour = self._contour(read, padded, job)
+        job.song_f0.fill_in(contour, origin, piece.start, piece.stop)
         contour = F0Contour(contour.f0 * 2.0 ** (options.trans / 12), contour.uv)
-        for window in self._windows(read, layout, contour):
+        for window in self._windows(read, padded, contour):
             job.stop()
             first = window.first * voice.hop_length
-            last = layout.n_samples if window.last == layout.n_frames else window.last * voice.hop_length
+            last = padded.n_samples if window.last == padded.n_frames else window.last * voice.hop_length
             seen = WindowInput(
                 read(first, last),
                 contour.f0[window.first : window.last],
                 contour.uv[window.first : window.last],
-                self._who(job, offset + first, window.last - window.first),
+                self._who(job, origin + first, window.last - window.first),
             )
             audio = voice.render(seen, options)
             kept = audio[window.keep_start - first : window.keep_stop - first]
             kept = kept * windows.fade_weights(len(kept), window.fade_in, window.fade_out)
-            yield from _trim(offset + window.keep_start, kept, piece)
+            yield from _trim(origin + window.keep_start, kept, piece)
 
-    def _contour(self, read: Callable[[int, int], np.ndarray], layout: Layout, job: _Job) -> F0Contour:
+    def _contour(self, read: Callable[[int, int], np.ndarray], padded: PaddedPiece, job: _Job) -> F0Contour:
         options = job.options
-        contour = self.pitch.contour(read, layout.n_frames, layout.n_samples, options, job.stop)
+        contour = self.pitch.contour(read, padded.n_frames, padded.n_samples, options, job.stop)
         if self.pitch.watches_range and not options.auto_predict_f0:
-            job.song_range.listen(read, contour)
+            job.song_range.update(read, contour)
         return contour
 
-    def _windows(self, read: Callable[[int, int], np.ndarray], layout: Layout, contour: F0Contour) -> list[Window]:
+    def _windows(self, read: Callable[[int, int], np.ndarray], padded: PaddedPiece, contour: F0Contour) -> list[Window]:
         voice = self._voice()
         rate, hop = voice.sample_rate, voice.hop_length
-        loudness = np.zeros(layout.n_frames)
-        if layout.n_frames * hop > self.window_seconds * rate:
-            loudness = _frame_loudness(read, layout.n_frames, hop)
-        return windows.plan_windows(layout.n_frames, hop, rate, loudness, contour.f0, contour.uv, self.window_seconds)
+        loudness = np.zeros(padded.n_frames)
+        if padded.n_frames * hop > self.window_seconds * rate:
+            loudness = _frame_loudness(read, padded.n_frames, hop)
+        return windows.plan_windows(padded.n_frames, hop, rate, loudness, contour.f0, contour.uv, self.window_seconds)
 
     def _who(self, job: _Job, first: int, n_frames: int) -> int | np.ndarray:
-        """Who sings: one speaker, or the shares of all at each frame of the song's own time line."""
+        """The id of the speaker, or the weights of all at each frame of the song's own time line."""
         if not isinstance(job.speaker, SpeakerMix):
             return job.speaker
         middle = first + (np.arange(n_frames) + 0.5) * self._voice().hop_length
@@ -314,7 +336,7 @@ def _stopper(cancel: Cancel | None) -> Callable[[], None]:
     return stop
 
 
-def _hear(chunk: Chunk, rms: np.ndarray, hop: int, threshold_db: float) -> Chunk:
+def mark_silent(chunk: Chunk, rms: np.ndarray, hop: int, threshold_db: float) -> Chunk:
     """A chunk that the slicer left whole although nothing in it is loud enough is silent as well."""
     loudest = rms[chunk.start // hop : -(-chunk.stop // hop) + 1].max(initial=0.0)
     return Chunk(chunk.start, chunk.stop, chunk.silent or bool(loudest < 10 ** (threshold_db / 20)))

@@ -21,7 +21,7 @@ from modules.audio.slicer import Chunk
 
 FADE_SECONDS = 0.02  # joints without a linear gradient, and the way into silence
 MAX_WINDOW_SECONDS = 15.0  # attention costs grow with the square of it
-CONTEXT_SECONDS = 0.75  # heard by the encoder on the far side of a joint, then dropped
+CONTEXT_SECONDS = 0.75  # seen by the encoder on the far side of a joint, then dropped
 SEARCH_SECONDS = 2.0  # a joint may move by this much to a quieter place
 WINDOW_FADE_SECONDS = 0.05  # joints inside a piece; periods of a low note must fit in
 VOICED_PENALTY_DB = 20.0  # a voiced joint counts as so much louder than an unvoiced one
@@ -143,32 +143,32 @@ def _joint(
 
 
 @dataclass(frozen=True)
-class Layout:
+class PaddedPiece:
     """A piece with silence around it, on the frame grid of the model.
 
     Attributes:
-        lead: samples before the piece itself.
+        offset: samples before the piece itself.
         n_frames: frames that the model makes; together they cover everything that is kept.
-        n_samples: samples that encoder and f0 predictor hear; up to one hop more than the frames hold.
+        n_samples: samples that encoder and f0 predictor take; up to one hop more than the frames hold.
     """
 
-    lead: int
+    offset: int
     n_frames: int
     n_samples: int
 
 
-def lay_out(piece: Piece, pad: int, hop_length: int, sample_rate: int) -> Layout:
+def pad_piece(piece: Piece, pad: int, hop_length: int, sample_rate: int) -> PaddedPiece:
     """Put silence around a piece.
 
     The model makes whole frames. As many as fit are made, as in the original; where the silence behind the piece
     is too short to hold the missing part of a frame, one more.
     """
-    lead = max(pad, piece.margin_in)
-    total = lead + piece.stop - piece.start + max(pad, piece.margin_out)
-    needed = -(-(lead + piece.keep_stop - piece.start) // hop_length)
+    offset = max(pad, piece.margin_in)
+    total = offset + piece.stop - piece.start + max(pad, piece.margin_out)
+    needed = -(-(offset + piece.keep_stop - piece.start) // hop_length)
     least = -(-round(MIN_PIECE_SECONDS * sample_rate) // hop_length)
     n_frames = max(total // hop_length, needed, least)
-    return Layout(lead, n_frames, max(total, n_frames * hop_length))
+    return PaddedPiece(offset, n_frames, max(total, n_frames * hop_length))
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,8 @@ class Window:
     """What the model sees at once.
 
     Attributes:
-        first, last: frames of the laid out piece.
-        keep_start, keep_stop: samples of the laid out piece that are kept.
+        first, last: frames of the padded piece.
+        keep_start, keep_stop: samples of the padded piece that are kept.
         fade_in, fade_out: lengths of the linear fades over the ends of what is kept, samples.
     """
 
@@ -198,10 +198,10 @@ def plan_windows(
     uv: np.ndarray,
     max_seconds: float,
 ) -> list[Window]:
-    """Windows over a laid out piece; a single one where it is short enough.
+    """Windows over a padded piece; a single one where it is short enough.
 
     Joints lie at quiet and unvoiced places as far as there are any. Where a joint has to be in a note, the next
-    window begins a whole number of its periods after the one before, so that both sing in phase.
+    window begins a whole number of its periods after the one before, so that both are in phase.
 
     Args:
         loudness_db: [n_frames] RMS of the frames in dB.
@@ -275,7 +275,7 @@ class WindowInput:
         audio: float32 [n] at the model's rate; a little longer than the frames where the song's grid ends.
         f0: [T] Hz, transposed.
         uv: [T] 1 voiced, 0 not.
-        speaker: the id of the one who sings, or the shares of all, float32 [T, speakers].
+        speaker: an id, or the weights of all speakers, float32 [T, speakers].
     """
 
     audio: np.ndarray

@@ -1,4 +1,4 @@
-"""ONNX: writing the networks of a conversion as graphs, and converting songs with nothing but onnxruntime.
+"""ONNX: the networks of a conversion as graphs, for converting songs with nothing but onnxruntime.
 
-What imports torch: graphs.py and everything named export_*.py. The rest runs without it.
+Only ``export``, which writes the graphs, imports torch.
 """

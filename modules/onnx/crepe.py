@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.audio.resample import resample
+from modules.audio.resample import SPEECH_RATE, resample
 from modules.f0.base import F0Predictor, F0Settings, Track, stretch_nearest
+from modules.f0.crepe_gate import gate_gain
 from modules.onnx.session import Session
 
-SAMPLE_RATE = 16000
 WINDOW = 1024  # samples
 BINS = 360
 CENTS_PER_BIN = 20
@@ -29,23 +29,24 @@ class CrepeGraph(F0Predictor):
         self.default_threshold = threshold
         super().__init__(settings)
         self.session = session
-        self.hop_length = max(1, int(settings.hop_length * SAMPLE_RATE / settings.sample_rate))
+        self.hop_length = max(1, int(settings.hop_length * SPEECH_RATE / settings.sample_rate))
 
     def _track(self, audio: Array, n_frames: int) -> Track:
         return stretch_nearest(self.raw_track(audio), n_frames)
 
     def raw_track(self, audio: Array) -> Track:
         """The track on crepe's own grid: hop_length in whole samples at 16 kHz."""
-        wave = resample(audio, self.settings.sample_rate, SAMPLE_RATE)
+        wave = resample(audio, self.settings.sample_rate, SPEECH_RATE)
         wave = np.pad(wave, WINDOW // 2)
         frames = np.lib.stride_tricks.sliding_window_view(wave, WINDOW)[:: self.hop_length]
         batches = (frames[start : start + BATCH_FRAMES] for start in range(0, len(frames), BATCH_FRAMES))
         probabilities = np.concatenate([self.session(frames=np.ascontiguousarray(batch)) for batch in batches])
-        probabilities[:, : int(self._bin(self.settings.f0_min))] = -np.inf
+        probabilities[:, : max(0, int(self._bin(self.settings.f0_min)))] = -np.inf
         probabilities[:, int(np.ceil(self._bin(self.settings.f0_max))) :] = -np.inf
         path = best_path(softmax(probabilities))
         periodicity = median_of_three(probabilities[np.arange(len(path)), path])
-        periodicity[loudness(frames) < SILENCE_DB] = 0.0
+        gain = gate_gain(audio, self.settings.sample_rate)
+        periodicity[loudness(frames, gain) < SILENCE_DB] = 0.0
         return mean_of_three(np.where(periodicity < self.threshold, 0.0, hertz(path)))
 
     @staticmethod
@@ -62,8 +63,8 @@ def softmax(values: Array) -> Array:
 def best_path(observed: Array) -> NDArray[np.int64]:
     """The most likely bin of each frame (Viterbi, 1967), of probabilities [frames, 360]; neighbours lie within 12."""
     distance = np.abs(np.subtract.outer(np.arange(BINS), np.arange(BINS)))
-    transition = np.maximum(REACH - distance, 0.0)
-    transition /= transition.sum(axis=1, keepdims=True)
+    # The same for all bins: rows that were normalised each for itself would hold a path at the outermost bins.
+    transition = np.maximum(REACH - distance, 0.0) / REACH**2
     tiny = np.finfo(np.float32).tiny
     step, seen = np.log(transition + tiny).T, np.log(observed + tiny).astype(np.float64)
     best = seen[0] + np.log(1 / BINS + tiny)
@@ -104,12 +105,12 @@ def mean_of_three(track: Array) -> Track:
     return total / np.maximum(voiced[:-2] + voiced[1:-1] + voiced[2:], 1)
 
 
-def loudness(frames: Array) -> Array:
-    """A-weighted loudness in dB [frames] of stretches [frames, 1024]."""
+def loudness(frames: Array, gain: float = 1.0) -> Array:
+    """A-weighted loudness in dB [frames] of stretches [frames, 1024] that are made louder by a factor."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     decibels = np.empty((len(frames), WINDOW // 2 + 1), dtype=np.float32)
     for start in range(0, len(frames), BATCH_FRAMES):
-        spectrum = np.abs(np.fft.rfft(frames[start : start + BATCH_FRAMES] * window))
+        spectrum = np.abs(np.fft.rfft(frames[start : start + BATCH_FRAMES] * (gain * window)))
         decibels[start : start + BATCH_FRAMES] = 20 * np.log10(np.maximum(spectrum, 1e-5))
     heard = np.maximum(decibels, decibels.max() - DYNAMIC_DB) + a_weighting() - REFERENCE_DB
     return np.maximum(heard, LOWEST_DB).mean(axis=1)
@@ -117,7 +118,7 @@ def loudness(frames: Array) -> Array:
 
 def a_weighting() -> Array:
     """A-weighting (IEC 61672-1) of the bins in dB, not under -80 dB."""
-    squared = np.square(np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE))
+    squared = np.square(np.fft.rfftfreq(WINDOW, 1 / SPEECH_RATE))
     low, first, second, high = np.square([20.598997, 107.65265, 737.86223, 12194.217])
     with np.errstate(divide="ignore"):
         gain = (

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from modules.errors import UserError
 from modules.files import write_text
@@ -14,6 +14,59 @@ from modules.files import write_text
 FILE = "parts.json"
 FORMAT = 1
 EXPORT = "export the model anew with onnx_export.py"
+
+
+@dataclass(frozen=True)
+class VocoderFacts:
+    """Of ``mel`` and ``vocoder``: Hz and samples."""
+
+    sampling_rate: int
+    hop_length: int
+
+
+@dataclass(frozen=True)
+class DiffusionFacts:
+    """Of ``diffusion-denoiser``.
+
+    Attributes:
+        timesteps, k_step_max: length of the chain, and how much of it was trained.
+        spec_min, spec_max: log mel that is -1 and 1 to the denoiser.
+        speedup, method: of the sampler, see diffusion.samplers.sample.
+        n_speakers: rows of the speaker embedding.
+        speakers: name -> id.
+        unit_interpolate_mode: how units are stretched; None: as for the generator.
+    """
+
+    timesteps: int
+    k_step_max: int
+    spec_min: float
+    spec_max: float
+    speedup: int
+    method: str | None
+    n_speakers: int
+    speakers: dict[str, int] = field(default_factory=dict)
+    unit_interpolate_mode: str | None = None
+
+
+@dataclass(frozen=True)
+class PredictorFacts:
+    """Of ``rmvpe``, ``fcpe`` and ``crepe``: the voicing threshold where none is asked for, and the f0 they find, Hz."""
+
+    threshold: float
+    lowest: float = 33.0
+    highest: float = 1976.0
+
+
+Facts = VocoderFacts | DiffusionFacts | PredictorFacts
+FACTS: dict[str, type[Facts]] = {
+    "mel": VocoderFacts,
+    "vocoder": VocoderFacts,
+    "diffusion-denoiser": DiffusionFacts,
+    "rmvpe": PredictorFacts,
+    "fcpe": PredictorFacts,
+    "crepe": PredictorFacts,
+}
+AnyFacts = TypeVar("AnyFacts", VocoderFacts, DiffusionFacts, PredictorFacts)
 
 
 @dataclass
@@ -29,8 +82,9 @@ class Manifest:
         unit_interpolate_mode: how units are stretched to the frames of f0.
         speech_encoder: what it was trained with.
         speakers: name -> id.
+        vocoder_name: of its decoder; folders of before this was written have none.
         parts: name of a part -> its file in the folder.
-        facts: name of a part -> what else a caller must know of it.
+        facts: name of a part -> what else a caller must know of it; see FACTS.
     """
 
     sampling_rate: int
@@ -42,8 +96,9 @@ class Manifest:
     unit_interpolate_mode: str
     speech_encoder: str
     speakers: dict[str, int]
+    vocoder_name: str = ""
     parts: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, Facts] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write parts.json, atomically."""
@@ -66,8 +121,9 @@ class Manifest:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format", None) != FORMAT:
                 raise UserError("the folder was written by another version", path, EXPORT)
-            return cls(**values)
-        except (ValueError, TypeError, AttributeError) as error:
+            facts = {part: _read_facts(part, found, folder) for part, found in values.pop("facts", {}).items()}
+            return cls(**values, facts=facts)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise UserError(f"{FILE} is damaged ({error})", path, EXPORT) from None
 
     def file(self, folder: Path, part: str, flag: str) -> Path:
@@ -83,3 +139,19 @@ class Manifest:
         if not path.is_file():
             raise UserError(f"the part {part} is missing", path, "put the file back, or " + EXPORT)
         return path
+
+    def facts_of(self, part: str, kind: type[AnyFacts], folder: Path) -> AnyFacts:
+        """What a caller must know of a part. Raises UserError where parts.json does not tell it."""
+        facts = self.facts.get(part)
+        if not isinstance(facts, kind):
+            raise UserError(f"{FILE} does not tell the facts of {part}", folder, EXPORT)
+        return facts
+
+
+def _read_facts(part: str, values: dict[str, Any], folder: Path) -> Facts:
+    kind = FACTS[part]
+    needed = {key.name for key in dataclasses.fields(kind) if key.default is key.default_factory is dataclasses.MISSING}
+    missing = needed - values.keys()
+    if missing:
+        raise UserError(f"{FILE} does not tell {', '.join(sorted(missing))}", folder, EXPORT)
+    return kind(**values)

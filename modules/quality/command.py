@@ -19,9 +19,10 @@ from modules.evaluation.recording import RATE, Encode
 from modules.evaluation.voices import Voices
 from modules.evaluation.words import find_text, read_transcripts
 from modules.f0 import get_predictor
+from modules.inference.svc import Svc
 from modules.options import check
 from modules.progress import track
-from modules.quality.convert import convert_all, encoder_of, find_sources, load_svc
+from modules.quality.convert import convert_all, encoder_of, find_sources
 from modules.quality.page import write_page
 from modules.quality.report import print_table, write_json
 from modules.quality.request import Request, read_pairs
@@ -46,7 +47,7 @@ def measure(request: Request) -> int:
     else:
         sources = find_sources(request, report)
         voices = _voices(request, list(sources))
-        svc = load_svc(request)
+        svc = Svc.load(request.model, request.pretrain_dir)
         svc.check(request.inference)
         pairs = convert_all(svc, sources, request, voices, predictor, report)
         encode = encode or encoder_of(svc)

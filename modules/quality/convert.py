@@ -42,15 +42,6 @@ def find_sources(request: Request, report: BatchReport) -> dict[Path, float | No
     return found
 
 
-def load_svc(request: Request) -> Svc:
-    """The model of a request. Raises UserError as inference_main.py does."""
-    if request.model.onnx is not None:
-        from modules.onnx.voice import load_onnx
-
-        return load_onnx(request.model, request.model.onnx)
-    return Svc.load(request.model, request.pretrain_dir)
-
-
 def encoder_of(svc: Svc) -> Encode | None:
     """The speech encoder of a loaded model, None where it does not show it."""
     encode = getattr(svc.voice, "encode", None)
@@ -58,8 +49,7 @@ def encoder_of(svc: Svc) -> Encode | None:
         return None
 
     def units(audio: np.ndarray) -> np.ndarray:
-        found = encode(resample(audio, RATE, svc.sample_rate))
-        return np.asarray(found.float().cpu() if hasattr(found, "cpu") else found, dtype=np.float32)
+        return encode(resample(audio, RATE, svc.sample_rate)).T
 
     return units
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from modules import checkpoint
 from modules.config import Config, parse_config
 from modules.errors import UserError
+from modules.training.speaker_table import speaker_rows
 from pretrain import BASE_DISCRIMINATOR, BASE_GENERATOR, BASE_POSTERIOR
 
 SPEAKER_TABLE = "emb_g.weight"
@@ -94,7 +95,10 @@ def incompatibility(config: Config, base: Config) -> str:
     if not found:
         return ""
     more = f" and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
-    fix = "preprocess_flist_config.py --micro writes a config that fits"
+    volume = ""
+    if config.model.vol_embedding != base.model.vol_embedding:
+        volume = " without --vol_aug" if config.model.vol_embedding else " --vol_aug"
+    fix = f"preprocess_flist_config.py --micro{volume} writes a config that fits"
     return f"its sizes are others: {'; '.join(found[:_SHOWN_DIFFERENCES])}{more} ({fix})"
 
 
@@ -135,26 +139,6 @@ def _fill_generator(generator: nn.Module, base: BaseModel, speakers: Mapping[str
     if missing:
         notes.append(f"the posterior encoder starts anew (there is no {base.posterior.name})")
     return notes
-
-
-def speaker_rows(table: Tensor, known: Mapping[str, int], wanted: Mapping[str, int], count: int) -> Tensor:
-    """The speaker embeddings of a new model.
-
-    Args:
-        table: the base model's [S, C].
-        known: its speakers' names and rows.
-        wanted: the new model's.
-        count: rows of the new table.
-
-    Returns:
-        [count, C]: the row of the same name where the base model knows it, else the mean of its speakers.
-    """
-    mean = (table[sorted(known.values())] if known else table).mean(dim=0)
-    rows = mean.repeat(count, 1)
-    for name, number in wanted.items():
-        if name in known:
-            rows[number] = table[known[name]]
-    return rows
 
 
 def _fill_discriminator(discriminator: nn.Module, base: BaseModel, config: Config) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,21 +22,24 @@ from modules.data.diffusion_dataset import DiffusionDataset, Window, WindowBatch
 from modules.data.sampler import ClipSampler
 from modules.devices import pick_device
 from modules.errors import UserError
+from modules.training.best import BestCheckpoint
 from modules.training.distributed import Ranks
 from modules.training.evaluation import choose_clips
+from modules.training.folder_lock import only_training
+from modules.training.ignored_keys import ignored_keys
+from modules.training.lineage import Lineage
 from modules.training.logging import TrainingLog
 from modules.training.options import DiffusionTrainOptions
 from modules.training.precision import Precision
 from modules.training.resume import (
+    BASE_STEP,
     DIFFUSION,
-    BestCheckpoint,
     Progress,
     TrainedNetwork,
-    check_speakers,
     restore,
     training_checkpoints,
 )
-from modules.training.run import Context, Plan, TrainingRun, make_loader
+from modules.training.run import Context, Plan, TrainingRun, describe_left_out, make_loader
 from vdecoder.mel_vocoder import MelVocoder
 
 STEPS_A_CLIP = 4  # noise levels at which a held-out clip is measured, other ones for each clip
@@ -55,21 +59,33 @@ def train(options: DiffusionTrainOptions, ranks: Ranks) -> int:
         UserError: anything the user can mend, before or in training.
     """
     config = load_diffusion_config(options.config)
+    if ranks.is_first:
+        print("reading the file lists and features", flush=True)
     loader, sampler, validation = load_windows(config, ranks, options)
     folder = Path(config.env.expdir)
     folder.mkdir(parents=True, exist_ok=True)
-    network, progress, notes = build_network(config, ranks, folder)
+    with only_training(folder, ranks):
+        return _train(options, ranks, config, loader, sampler, validation)
+
+
+def _train(
+    options: DiffusionTrainOptions,
+    ranks: Ranks,
+    config: DiffusionConfig,
+    loader: DataLoader[Window],
+    sampler: ClipSampler,
+    validation: DiffusionDataset,
+) -> int:
+    folder = Path(config.env.expdir)
+    network, progress, notes = build_network(config, ranks, folder, options.new_speakers)
     precision = Precision(options.precision or config.train.amp_dtype, ranks.device)
-    begun_with = folder / "config.yaml"
-    if progress.step and begun_with.is_file():
-        check_speakers(load_diffusion_config(begun_with).spk, config.spk, begun_with, "set another env.expdir")
     vocoder, remarks = load_vocoder(config, ranks.device) if ranks.is_first else (None, [])
     training = loader.dataset
     assert isinstance(training, DiffusionDataset)
-    remarks += [f"left out: {wav}: {reason}" for wav, reason in training.skipped]
+    remarks += describe_left_out([*training.skipped, *validation.skipped])
     sizes = f"{len(training)} clip(s) to train on, {len(validation)} to validate"
     context = Context(folder, options, ranks, precision, progress)
-    context.begin(options.config, "config.yaml", DIFFUSION, [sizes, *notes, *remarks])
+    context.begin(options.config, DIFFUSION, [sizes, *notes, *remarks, *ignored_keys(config)])
     held_out = [validation.middle(index) for index in choose_clips(len(validation))]
     with Run(config, context, network, held_out, vocoder) as run:
         return run.loop(loader, sampler)
@@ -77,6 +93,8 @@ def train(options: DiffusionTrainOptions, ranks: Ranks) -> int:
 
 class Run(TrainingRun[WindowBatch, None]):
     """One run of training: what the loop does every step and every so many steps."""
+
+    figure_name = "val/loss"
 
     def __init__(
         self,
@@ -112,11 +130,11 @@ class Run(TrainingRun[WindowBatch, None]):
         return {"loss": losses["noise"]}
 
     def write_checkpoint(self) -> None:
-        content = self._content()
-        if self.config.train.save_opt:
-            content["optimizer"] = self.network.optimizer.state_dict()
+        content = {**self._content(), "optimizer": self.network.optimizer.state_dict()}
         checkpoint.save(content, self.model_dir / f"model_{self.progress.step}.pt")
         clean(self.model_dir, self.config.train.interval_force_save)
+        if not self.config.train.save_opt:
+            drop_optimizer(self.model_dir / f"model_{self.saved_step}.pt")
 
     def _content(self) -> dict[str, Any]:
         progress = self.progress
@@ -135,25 +153,29 @@ class Run(TrainingRun[WindowBatch, None]):
         loss = held_out_loss(model, self.held_out, self.ranks)
         if self.log is None:
             return
-        self.log.scalars(step, self.progress.epoch, {"val/loss": loss})
-        for number, window in enumerate(self.held_out[:SAMPLES]):
-            self._show(number, window)
-        is_best = step > 0 and self.best.keep(self._content(), self.progress, loss)
+        # The figure is logged last: a run killed before that makes the whole evaluation up when it goes on.
+        is_best = self.keep_best(self._content, loss)
+        log = self.log
+        self.write_log(lambda: self._log_evaluation(log, loss))
         self.say(f"step {step}: validation loss {loss:.4f}{', the best so far' if is_best else ''}")
 
-    def _show(self, number: int, window: Window) -> None:
+    def _log_evaluation(self, log: TrainingLog, loss: float) -> None:
+        for number, window in enumerate(self.held_out[:SAMPLES]):
+            self._show(log, number, window)
+        log.scalars(self.progress.step, self.progress.epoch, {"val/loss": loss})
+
+    def _show(self, log: TrainingLog, number: int, window: Window) -> None:
         """Pictures of a recorded mel and of the model's, and what they sound like."""
-        assert self.log is not None
         step = self.progress.step
         mels = dict(
             zip(("gt", "gen"), sample_mel(self.network.model, window, self.config, self.ranks.device), strict=True)
         )
         for name, mel in mels.items():
-            self.log.picture(step, f"{name}/mel_{number}", mel.T.numpy())
+            log.picture(step, f"{name}/mel_{number}", mel.T.numpy())
             if self.vocoder is not None:
                 generator = torch.Generator().manual_seed(self.config.train.seed)
                 audio = self.vocoder.synthesise(mel.unsqueeze(0), window.f0.T, generator)[0, 0].float().cpu().numpy()
-                self.log.audio(step, f"{name}/audio_{number}", audio, self.vocoder.config.sampling_rate)
+                log.audio(step, f"{name}/audio_{number}", audio, self.vocoder.config.sampling_rate)
 
 
 @torch.no_grad()
@@ -218,12 +240,15 @@ class Network:
         return TrainedNetwork("model", self.model, self.optimizer)
 
 
-def build_network(config: DiffusionConfig, ranks: Ranks, folder: Path) -> tuple[Network, Progress, list[str]]:
+def build_network(
+    config: DiffusionConfig, ranks: Ranks, folder: Path, new_speakers: bool = False
+) -> tuple[Network, Progress, list[str]]:
     """Make the model, fill it from the newest checkpoint or the base model, and wrap it for training."""
     torch.manual_seed(config.train.seed)  # the same random weights on every rank
     model = build_unit2mel(config).to(ranks.device)
     optimizer = AdamW(model.parameters(), config.train.lr, weight_decay=config.train.weight_decay, fused=True)
-    progress, notes = restore(folder, [TrainedNetwork("model", model, optimizer)], DIFFUSION)
+    trained = [TrainedNetwork("model", model, optimizer)]
+    progress, notes = restore(folder, trained, DIFFUSION, Lineage.of(config), new_speakers)
     if not notes:
         notes = ["starting from random weights: there is no model_0.pt to start from"]
     return Network(model, ranks.wrap(model), optimizer), progress, notes
@@ -234,7 +259,7 @@ def load_windows(
 ) -> tuple[DataLoader[Window], ClipSampler, DiffusionDataset]:
     """The training windows of this rank, and the validation clips."""
     train = config.train
-    kept_on = pick_device(train.cache_device) if train.cache_all_data else torch.device("cpu")
+    kept_on = pick_cache_device(train.cache_device) if train.cache_all_data else torch.device("cpu")
     training = DiffusionDataset(
         read_file_list(config.data.training_files),
         config,
@@ -254,6 +279,14 @@ def load_windows(
     return loader, sampler, validation
 
 
+def pick_cache_device(name: str) -> torch.device:
+    """Where the data is kept. Raises UserError that names the key of the config."""
+    try:
+        return pick_device(name)
+    except UserError as error:
+        raise UserError(error.what, "diffusion.yaml, key train.cache_device", error.fix) from None
+
+
 def checkpoints(folder: Path) -> dict[int, Path]:
     """The model_<step>.pt of a folder by step, the base model among them."""
     return training_checkpoints(folder, "model", DIFFUSION.suffix)
@@ -265,6 +298,15 @@ def clean(folder: Path, force_save: int) -> None:
     for step, path in found.items():
         if step not in (0, max(found)) and step % force_save:
             path.unlink(missing_ok=True)
+
+
+def drop_optimizer(path: Path) -> None:
+    """Take the optimizer, two thirds of it, out of a checkpoint that is no longer the newest; it may be gone."""
+    if path.is_file() and path.name != f"model_{BASE_STEP}.pt":
+        with contextlib.suppress(UserError):  # whoever needs a broken file is told then
+            content = checkpoint.load(path)
+            if content.pop("optimizer", None) is not None:
+                checkpoint.save(content, path)
 
 
 def choose_device(config: DiffusionConfig, name: str | None) -> str | None:

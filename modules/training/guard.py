@@ -18,7 +18,7 @@ TOLERATED_WITH_SCALER = 25
 
 def diverged(step: int, model_dir: Path, last_good: int | None) -> UserError:
     """The error of a generator's run whose numbers are no longer finite."""
-    kept = "there is no checkpoint yet" if last_good is None else f"G_{last_good}.pth and D_{last_good}.pth are kept"
+    kept = "there is no checkpoint yet" if not last_good else f"G_{last_good}.pth and D_{last_good}.pth are kept"
     return UserError(
         f"the training became NaN or infinite at step {step}; {kept}",
         model_dir,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -35,6 +36,10 @@ class MetricsFile:
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Append one line and hand it to the system at once; what is not finite becomes null, as JSON has it."""
+        if self._file.closed:
+            # A drive that went away and came back no longer knows the file that was open. Half a line stands alone.
+            self._file = self.path.open("a", encoding="utf-8", newline="\n")
+            self._file.write("\n")
         seconds = round(time.monotonic() - self.started, 3)
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "epoch": epoch, "seconds": seconds, **finite}) + "\n")
@@ -87,6 +92,15 @@ class TrainingLog:
     def audio(self, step: int, name: str, audio: np.ndarray, sample_rate: int) -> None:
         """Write audio [T] in [-1, 1]."""
         self.board.add_audio(name, np.clip(audio, -1, 1)[None], step, sample_rate=sample_rate)
+
+    def reopen(self) -> None:
+        """Begin new files after a write that failed: TensorBoard's writer never writes again."""
+        with contextlib.suppress(OSError):
+            self.metrics.close()
+        with contextlib.suppress(OSError):
+            self.board.close()
+        with contextlib.suppress(OSError):
+            self.board = type(self.board)(self.board.log_dir)
 
     def close(self) -> None:
         """Flush and close both."""

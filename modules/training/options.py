@@ -5,6 +5,7 @@ Importing this module is cheap: no torch.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from modules.data.options import CONFIG_PATH, DIFFUSION_CONFIG_PATH
 from modules.options import setting
 
 PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+def say_what_loads() -> None:
+    """Tell why nothing happens for some seconds, once for all ranks of torchrun."""
+    if os.environ.get("RANK", "0") == "0":
+        print("loading PyTorch", flush=True)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,9 @@ class RunOptions:
     num_workers: int | None = setting(
         None, "--num_workers", help="processes that load clips; default: as the config says"
     )
+    new_speakers: bool = setting(
+        False, "--new-speakers", help="go on from the model in this folder though all of its speakers are others"
+    )
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,9 @@ class TrainOptions(RunOptions, ModelFolder):
 class ReleaseOptions:
     """The command line of compress_model.py."""
 
-    config: Path = setting(CONFIG_PATH, "-c", "--config", help="the model's config")
+    config: Path | None = setting(
+        None, "-c", "--config", help=f"the model's config; default: config.json beside it, else {CONFIG_PATH}"
+    )
     input: Path = setting(Path(), "-i", "--input", help="the model, G_<step>.pth", required=True)
     output: Path | None = setting(
         None, "-o", "--output", help="the release; default <input>_release[_half].pth or .safetensors"

@@ -5,9 +5,6 @@ Anything else in the folder, such as a released G_800_release.pth, is not a trai
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +16,8 @@ from torch.optim import Optimizer
 
 from modules import checkpoint
 from modules.errors import UserError
-from modules.files import write_text
+from modules.training import speaker_table
+from modules.training.lineage import Lineage, check_lineage
 
 BASE_STEP = 0  # G_0.pth and D_0.pth, or model_0.pt, are the base model to start from; they are never written
 _WAYS: tuple[str, ...] = ("fused", "foreach", "capturable")  # how AdamW computes: the device decides, not the file
@@ -32,12 +30,18 @@ class CheckpointKind:
     Attributes:
         names: of the networks; a step counts only where the files of all of them are there.
         suffix: of the files.
+        config_name: of the copy of the config that the run began with.
+        speaker_table: key of the weights that have a row a speaker.
+        instead: how to begin a new model.
         fix: what a user can do where the newest weights are not those of the config.
         optimizer_hint: stands behind the note that an optimizer starts anew.
     """
 
     names: tuple[str, ...]
     suffix: str
+    config_name: str
+    speaker_table: str
+    instead: str
     fix: str
     optimizer_hint: str = ""
 
@@ -46,18 +50,34 @@ class CheckpointKind:
         """The best network's file; it has no number, so it is never taken for one to resume from."""
         return f"{self.names[0]}_best{self.suffix}"
 
+    @property
+    def base_config_name(self) -> str:
+        """The config of a base model in the folder, put aside for that of the run that begins with it."""
+        stem, _, suffix = self.config_name.partition(".")
+        return f"{stem}_{BASE_STEP}.{suffix}"
+
+    def files(self, step: int) -> list[str]:
+        """The names of a step's files."""
+        return [f"{name}_{step}{self.suffix}" for name in self.names]
+
 
 GENERATOR = CheckpointKind(
     ("G", "D"),
     ".pth",
+    "config.json",
+    "emb_g.weight",
+    "begin a new model with -m",
     "train with the config this run began with; to start a new model from these weights, copy the pair "
     "as G_0.pth and D_0.pth into another folder of logs/ and give its name with -m",
 )
 DIFFUSION = CheckpointKind(
     ("model",),
     ".pt",
+    "config.yaml",
+    "spk_embed.weight",
+    "set another env.expdir",
     "train with the config this run began with, or copy the file as model_0.pt into another expdir",
-    " (train.save_opt true keeps it)",
+    " (train.save_opt true keeps it in every checkpoint)",
 )
 
 
@@ -118,14 +138,6 @@ def clean(model_dir: str | Path, keep: int) -> None:
         discriminators[step].unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, kind: CheckpointKind = GENERATOR) -> None:
-    """Delete the temporary files of a run that was killed while it wrote."""
-    leftover = re.compile(rf"\.({'|'.join(kind.names)})_(\d+|best){re.escape(kind.suffix)}\..+")
-    for path in folder.glob(".*"):
-        if leftover.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
 def save_pair(
     model_dir: Path, pair: tuple[TrainedNetwork, TrainedNetwork], progress: Progress, learning_rate: float
 ) -> None:
@@ -155,17 +167,25 @@ def save_pair(
 
 
 def restore(
-    folder: Path, networks: Sequence[TrainedNetwork], kind: CheckpointKind = GENERATOR
+    folder: Path,
+    networks: Sequence[TrainedNetwork],
+    kind: CheckpointKind = GENERATOR,
+    now: Lineage | None = None,
+    new_speakers: bool = False,
 ) -> tuple[Progress, list[str]]:
     """Load the newest checkpoint of ``folder``, a pair where there are two networks.
+
+    Args:
+        now: what the config says; None does not compare it with the one that the run began with.
+        new_speakers: all speakers may be others.
 
     Returns:
         Where the run goes on (step 0 of epoch 1 for a fresh start or a base model), and notes for the user; no
         note where there is no checkpoint.
 
     Raises:
-        UserError: a file is broken, or its weights do not fit the config. Nothing is skipped over: training on
-            from an older checkpoint, or from nothing, is the user's choice.
+        UserError: a file is broken, its weights do not fit the config, or they were trained on something else.
+            Nothing is skipped over: training on from an older checkpoint, or from nothing, is the user's choice.
     """
     found = newest(folder, kind)
     if found is None:
@@ -175,12 +195,35 @@ def restore(
     step, paths = found
     files = list(zip(networks, paths, strict=True))
     if step == BASE_STEP:
-        return Progress(), [note for network, path in files for note in _begin(network, path)]
-    contents = [checkpoint.load(path) for path in paths]  # all are read before any is used
+        wanted = now.speakers if now else {}
+        return Progress(), [note for network, path in files for note in _begin(network, path, kind, wanted)]
+    before = folder / kind.config_name
+    known: Mapping[str, int] = {}
     notes = [f"resuming from step {step}"]
+    if now is not None and before.is_file():
+        lineage = Lineage.read(before)
+        notes += check_lineage(lineage, now, before, kind.instead, new_speakers)
+        known = lineage.speakers
+    contents = [_read(path, step, kind) for path in paths]  # all are read before any is used
     for (network, path), content in zip(files, contents, strict=True):
-        notes += _resume(network, path, content, kind)
+        notes += _resume(network, path, content, kind, known)
     return _progress_of(contents[0], step, paths[0]), notes
+
+
+def _read(path: Path, step: int, kind: CheckpointKind) -> dict[str, Any]:
+    """A checkpoint with weights. Raises UserError that tells how to go on without it."""
+    try:
+        content = checkpoint.load(path)
+        checkpoint.model_state(content, path)
+    except UserError as error:
+        older = [set(training_checkpoints(path.parent, name, kind.suffix)) for name in kind.names]
+        before = max((other for other in set.intersection(*older) if other < step), default=None)
+        way = "start without it" if step == BASE_STEP else "start anew"
+        if before is not None:
+            way = f"go on from {kind.files(before)[0]}"
+        fix = f"delete {' and '.join(kind.files(step))} to {way}, or put a whole file in its place"
+        raise UserError(error.what, path, fix) from None
+    return content
 
 
 def _check_halves(model_dir: Path) -> None:
@@ -197,23 +240,49 @@ def _check_halves(model_dir: Path) -> None:
     )
 
 
-def _begin(network: TrainedNetwork, path: Path) -> list[str]:
-    """Start from a base model: what does not fit stays as initialised and is reported."""
-    state = checkpoint.model_state(checkpoint.load(path), path)
+def _begin(network: TrainedNetwork, path: Path, kind: CheckpointKind, wanted: Mapping[str, int]) -> list[str]:
+    """Start from a base model: what does not fit stays as initialised and is reported; speakers go by name."""
+    state = checkpoint.model_state(_read(path, BASE_STEP, kind), path)
+    own = network.module.state_dict().get(kind.speaker_table)
+    table = state.get(kind.speaker_table)
+    rows = ""
+    if own is not None and table is not None and table.shape[1:] == own.shape[1:]:
+        configs = (kind.base_config_name, kind.config_name)
+        known = speaker_table.speakers_of_base(path, len(table), configs)
+        rows = speaker_table.fit_base(state, kind.speaker_table, len(own), known, wanted)
     report = checkpoint.load_into(network.module, state, path, strict=False)
     notes = [f"starting from the base model {path.name}: {report.loaded} tensors loaded"]
-    return notes + ([f"{path.name}: {report.describe()}"] if report.describe() else [])
+    if rows:
+        notes.append(f"{path.name}: {rows}")
+    if report.describe():
+        notes.append(f"{path.name}, left as initialised: {report.describe()}")
+    return notes
 
 
-def _resume(network: TrainedNetwork, path: Path, content: Any, kind: CheckpointKind) -> list[str]:
-    """Load one network; all of its weights must fit."""
+def _resume(
+    network: TrainedNetwork, path: Path, content: Any, kind: CheckpointKind, known: Mapping[str, int]
+) -> list[str]:
+    """Load one network; all of its weights must fit, but for rows of speakers that are new."""
     weights = checkpoint.model_state(content, path)
+    notes = _make_room(network, path, weights, kind, known)
     try:
         checkpoint.load_into(network.module, weights, path)
     except UserError as error:
         raise UserError(error.what, path, kind.fix) from None
-    reason = _resume_optimizer(network, content.get("optimizer"), weights)
-    return [f"{path.name}: {reason}; the optimizer starts anew{kind.optimizer_hint}"] if reason else []
+    reason = _resume_optimizer(network, content.get("optimizer"), weights, kind.speaker_table if notes else None)
+    return notes + ([f"{path.name}: {reason}; the optimizer starts anew{kind.optimizer_hint}"] if reason else [])
+
+
+def _make_room(
+    network: TrainedNetwork, path: Path, weights: dict[str, Tensor], kind: CheckpointKind, known: Mapping[str, int]
+) -> list[str]:
+    """Lengthen the table of speakers in ``weights`` where the model has room for more."""
+    key = kind.speaker_table
+    own, table = network.module.state_dict().get(key), weights.get(key)
+    if own is None or table is None or len(own) <= len(table) or own.shape[1:] != table.shape[1:]:
+        return []
+    weights[key] = speaker_table.grown_rows(table, known, len(own))
+    return [f"{path.name}: room for {len(own) - len(table)} more speaker(s); they begin as the mean of the others"]
 
 
 def _progress_of(content: Mapping[str, Any], step: int, path: Path) -> Progress:
@@ -227,33 +296,21 @@ def _progress_of(content: Mapping[str, Any], step: int, path: Path) -> Progress:
     return Progress(step, max(epoch, 1), batch, batches, more.get("scaler", {}))
 
 
-def check_speakers(before: Mapping[str, int], now: Mapping[str, int], path: Path, instead: str) -> None:
-    """Refuse to go on where a name has another id than the run began with: voices would change places.
-
-    Args:
-        before: ids by name in the config ``path`` that the run began with.
-        now: those of the new config.
-        instead: what to do where the new ids are wanted.
-
-    Raises:
-        UserError: names the speaker.
-    """
-    for name, speaker_id in now.items():
-        if before.get(name, speaker_id) != speaker_id:
-            raise UserError(
-                f"speaker {name!r} had the id {before[name]} so far and has {speaker_id} in the new config",
-                path,
-                f"train with the config this run began with, or {instead}",
-            )
-
-
 # --- optimizers ----------------------------------------------------------------------------------------------
 
 
-def _resume_optimizer(network: TrainedNetwork, saved: Any, weights: Mapping[str, Tensor]) -> str | None:
-    """Load the optimizer state that lies beside ``weights``; tells why where it cannot be."""
+def _resume_optimizer(
+    network: TrainedNetwork, saved: Any, weights: Mapping[str, Tensor], grown: str | None = None
+) -> str | None:
+    """Load the optimizer state that lies beside ``weights``; tells why where it cannot be.
+
+    Args:
+        grown: key of a table in ``weights`` that has more rows than the state.
+    """
     if isinstance(saved, dict) and saved.get("state"):
         saved = in_order_of(network.module, saved, weights)
+        if grown is not None:
+            speaker_table.grow_moments(network.module, saved, grown, len(weights[grown]))
     reason = optimizer_incompatibility(network.optimizer, saved)
     if reason is None:
         load_optimizer(network.optimizer, saved)
@@ -316,40 +373,3 @@ def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     ways = [{name: group[name] for name in _WAYS if name in group} for group in optimizer.param_groups]
     groups = [{**group, **way} for group, way in zip(saved["param_groups"], ways, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})
-
-
-# --- the best ------------------------------------------------------------------------------------------------
-
-
-class BestCheckpoint:
-    """Keeps the network with the lowest held-out figure, and its figures in best.json.
-
-    Args:
-        model_dir: where both files lie.
-        resume_step: figures of a later step, which a killed run reached but did not save, count too; those of a
-            run that was begun again from step 0 do not.
-        kind: names the checkpoint.
-        figure: what is compared.
-    """
-
-    def __init__(
-        self, model_dir: Path, resume_step: int, kind: CheckpointKind = GENERATOR, figure: str = "mel_distance"
-    ) -> None:
-        self.model_dir, self.name, self.figure = model_dir, kind.best_name, figure
-        self.lowest = self._read() if resume_step else math.inf
-
-    def _read(self) -> float:
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            if (self.model_dir / self.name).is_file():
-                return float(json.loads((self.model_dir / "best.json").read_text(encoding="utf-8"))[self.figure])
-        return math.inf
-
-    def keep(self, content: Mapping[str, Any], progress: Progress, value: float) -> bool:
-        """Save the checkpoint ``content`` if ``value`` is the lowest so far; tells whether it was."""
-        if not value < self.lowest:
-            return False
-        self.lowest = value
-        checkpoint.save(content, self.model_dir / self.name)
-        figures = {"step": progress.step, "epoch": progress.epoch, self.figure: value}
-        write_text(self.model_dir / "best.json", json.dumps(figures, indent=2) + "\n")
-        return True

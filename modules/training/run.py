@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,16 +20,21 @@ from modules.cli import EXIT_OK
 from modules.data.sampler import ClipSampler
 from modules.errors import UserError
 from modules.files import write_text
+from modules.training.best import FIGURES_NAME, BestCheckpoint, put_aside
 from modules.training.distributed import Ranks
 from modules.training.guard import FiniteGuard, all_finite
-from modules.training.logging import LiveLine, Speedometer, TrainingLog, progress_line
+from modules.training.lineage import Lineage
+from modules.training.logging import LiveLine, Speedometer, TrainingLog, progress_line, read_metrics
 from modules.training.options import RunOptions
+from modules.training.patience import PatientWrites
 from modules.training.precision import Precision
-from modules.training.resume import CheckpointKind, Progress, TrainedNetwork, remove_leftovers
+from modules.training.resume import BASE_STEP, CheckpointKind, Progress, TrainedNetwork, newest
 from modules.training.stop import StopSignals, leave_signals_to_parent
 
 BatchT = TypeVar("BatchT")  # what the loader gives; has .to(device)
 Seen = TypeVar("Seen")  # what a step shows in the log besides its losses
+
+RETRY_SECONDS = 2.0  # between two tries to write the last checkpoint
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,11 @@ class Context:
     precision: Precision
     progress: Progress  # kept up to date
 
-    def begin(self, config_path: Path, copy_name: str, kind: CheckpointKind, notes: Sequence[str]) -> None:
+    def begin(self, config_path: Path, kind: CheckpointKind, notes: Sequence[str]) -> None:
         """Make the folder ready and tell the user what is going to happen; called by all ranks.
 
         Args:
-            config_path: copied into the folder as ``copy_name``.
+            config_path: copied into the folder.
             kind: of the checkpoints in the folder.
             notes: printed, a line each.
         """
@@ -63,10 +70,26 @@ class Context:
             self.precision.scaler.load_state_dict(self.progress.scaler)
         self.ranks.wait()  # every rank has read the folder before the first one writes there
         if self.ranks.is_first:
-            remove_leftovers(self.model_dir, kind)
-            write_text(self.model_dir / copy_name, config_path.read_text(encoding="utf-8"))
+            notes = [*notes, *self._keep_what_was_there(config_path, kind)]
+            write_text(self.model_dir / kind.config_name, config_path.read_text(encoding="utf-8"))
             for note in notes:
                 print(note, flush=True)
+        self.ranks.wait()  # whatever the others read there now is the same for all
+
+    def _keep_what_was_there(self, config_path: Path, kind: CheckpointKind) -> list[str]:
+        """Before a run begins: the best of an earlier one, or of other voices, and the config of the base model."""
+        config, of_base = (self.model_dir / name for name in (kind.config_name, kind.base_config_name))
+        if self.progress.step == BASE_STEP:
+            if newest(self.model_dir, kind) is not None and config.is_file() and not of_base.exists():
+                write_text(of_base, config.read_text(encoding="utf-8"))
+        elif not (self.options.new_speakers and config.is_file() and _share_nobody(config, config_path)):
+            return []
+        note = put_aside(self.model_dir, kind)
+        return [note] if note else []
+
+
+def _share_nobody(one: Path, other: Path) -> bool:
+    return not Lineage.read(one).speakers.keys() & Lineage.read(other).speakers.keys()
 
 
 class TrainingRun(ABC, Generic[BatchT, Seen]):
@@ -79,6 +102,10 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         loss_names: what a step's losses are called, in their order; the last one is their sum where there are several.
     """
 
+    best: BestCheckpoint
+    held_out: Sequence[Any]  # clips to evaluate on
+    figure_name: str  # of what an evaluation logs and compares
+
     def __init__(
         self, plan: Plan, context: Context, networks: Sequence[TrainedNetwork], loss_names: Sequence[str]
     ) -> None:
@@ -89,6 +116,8 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         self.saved_step = self.progress.step
         self.guard = FiniteGuard(self.ranks, self.precision.scaler.is_enabled(), self.diverged)
         self.speed, self.line = Speedometer(), LiveLine()
+        self.writes = PatientWrites(self.say)
+        self.unsaved = False  # the last try to write a checkpoint failed, on all ranks
         self.loss_names = loss_names
         self.sums = torch.zeros(len(loss_names), device=self.ranks.device)  # of the losses since the last line
         self.summed = 0
@@ -101,7 +130,8 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
 
     def __exit__(self, *error: Any) -> None:
         if self.log is not None:
-            self.log.close()
+            with contextlib.suppress(OSError):  # what went wrong is told already
+                self.log.close()
         self.stop.__exit__(*error)
 
     @abstractmethod
@@ -138,11 +168,11 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         self._find_position(batches)
         last_step = progress.step + (plan.epochs - progress.epoch + 1) * batches - progress.batch
         last_step = min(last_step, self.limits.max_steps or last_step)
+        if progress.step == 0 or self._owes_evaluation(last_step):
+            self._evaluate()
         if progress.step >= last_step:
             self.say(f"nothing to do: step {progress.step} of {last_step} is done")
             return EXIT_OK
-        if progress.step == 0:
-            self._evaluate()
         while progress.step < last_step:
             sampler.set_position(progress.epoch, skip=progress.batch * plan.batch_size)
             ended = self._epoch(loader, last_step)
@@ -170,10 +200,32 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
             if progress.step % self.plan.eval_interval == 0:
                 self._save()
                 self._evaluate()
-            received, expired = self.ranks.highest([self.stop.received or 0, self.stop.expired])
+            elif due and self.unsaved:
+                self._save()
+            received, expired = self._look_up()
             if received or expired or self.enough or progress.step == last_step:
                 return self._finish(received)
         return None
+
+    def _look_up(self) -> list[int]:
+        """The signal that was received or 0, and whether the minutes are up; the same on all ranks.
+
+        Raises:
+            UserError: on all ranks, where the first one has failed to write too often.
+        """
+        *asked, given_up = self.ranks.highest([self.stop.received or 0, self.stop.expired, bool(self.writes.error)])
+        if given_up:
+            raise self.writes.error or UserError("the first rank could not write its files", self.model_dir)
+        return asked
+
+    def _owes_evaluation(self, last_step: int) -> bool:
+        """Whether a run was killed after the checkpoint it goes on from, before its evaluation was logged."""
+        step = self.progress.step
+        if step % self.plan.eval_interval and step != last_step:
+            return False
+        rows = read_metrics(self.log.metrics.path) if self.log is not None else []
+        done = self.log is None or any(row["step"] == step and self.figure_name in row for row in rows)
+        return bool(self.ranks.highest([not done])[0])
 
     def _find_position(self, batches: int) -> None:
         """Go on in the middle of an epoch, or start it again where the data or the ranks are not the same."""
@@ -202,8 +254,10 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         self.summed = 0
         if self.log is None:
             return
-        shown = self.report(self.log, dict(zip(self.loss_names, means, strict=True)), rate, seen)
-        self.say(progress_line(progress.step, last_step, progress.epoch, self.speed.rate, shown))
+        log, losses = self.log, dict(zip(self.loss_names, means, strict=True))
+        shown: dict[str, float] = {}
+        self.write_log(lambda: shown.update(self.report(log, losses, rate, seen)))
+        self.say(progress_line(progress.step, last_step, progress.epoch, self.speed.rate, shown or losses))
 
     def common_scalars(self, rate: float) -> dict[str, float]:
         """What every run logs besides its losses."""
@@ -219,22 +273,47 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         self.guard.check(self.model_dir, self.saved_step)
         if not all_finite(self.modules):
             raise self.diverged(self.progress.step, self.model_dir, self.saved_step)
+        written = True
         if self.ranks.is_first:
             self.progress.scaler = self.precision.scaler.state_dict()
-            self.write_checkpoint()
-        self.saved_step = self.progress.step
+            written = self.writes.attempt("the checkpoint", self.write_checkpoint)
+        self.unsaved = bool(self.ranks.highest([not written])[0])
+        if not self.unsaved:
+            self.saved_step = self.progress.step
         self.speed.pause()
 
     def _evaluate(self) -> None:
+        self.say(f"evaluating step {self.progress.step} on {len(self.held_out)} held-out clip(s)")
         self.evaluate()
         self.speed.pause()
+
+    def keep_best(self, content: Callable[[], dict[str, Any]], value: float) -> bool:
+        """Keep ``content`` if ``value`` is the lowest figure so far; tells whether it was. Called by the first rank."""
+        if self.progress.step == 0:
+            self.writes.attempt(FIGURES_NAME, lambda: self.best.begin_with(self.progress, value))
+            return False
+        kept: list[bool] = []
+        again = "when an evaluation is as good"
+        name = self.best.path.name
+        self.writes.attempt(name, lambda: kept.append(self.best.keep(content(), self.progress, value)), again)
+        return any(kept)
+
+    def write_log(self, write: Callable[[], object]) -> None:
+        """Call ``write``, which logs; where it fails, the log begins new files."""
+        if not self.writes.attempt("the log", write) and self.log is not None:
+            self.log.reopen()
 
     def _finish(self, received: int) -> int:
         """Save, and unless a signal asks for haste evaluate; returns the exit code."""
         fresh = self.saved_step != self.progress.step
         self._save()
+        while self.unsaved:
+            self._look_up()
+            time.sleep(RETRY_SECONDS)
+            self._save()
         if fresh and not received:
             self._evaluate()
+            self._look_up()
         self.say(f"saved at step {self.progress.step}; the same command goes on from here")
         return 128 + received if received else EXIT_OK
 
@@ -243,6 +322,12 @@ class TrainingRun(ABC, Generic[BatchT, Seen]):
         if self.ranks.is_first:
             self.line.clear()
             print(text, flush=True)
+
+
+def describe_left_out(skipped: Sequence[tuple[Path, str]]) -> list[str]:
+    """A line for each clip that is not trained on or validated with, and how many they are."""
+    count = [f"{len(skipped)} clip(s) of the file lists are left out"] if skipped else []
+    return [f"left out: {wav}: {reason}" for wav, reason in skipped] + count
 
 
 # --- what follows from the step or the epoch alone -----------------------------------------------------------

@@ -23,23 +23,33 @@ from modules.errors import UserError
 from modules.nn.losses import discriminator_loss, feature_loss, generator_loss, kl_loss
 from modules.nn.segments import slice_segments
 from modules.training import base_model
+from modules.training.best import BestCheckpoint
 from modules.training.distributed import Ranks
-from modules.training.evaluation import HeldOutMetrics, Plateau, choose_clips, evaluate, mel_of_audio, mel_of_spec
+from modules.training.evaluation import (
+    Evaluation,
+    HeldOutMetrics,
+    Plateau,
+    choose_clips,
+    evaluate,
+    mel_of_audio,
+    mel_of_spec,
+)
+from modules.training.folder_lock import only_training
 from modules.training.guard import diverged
+from modules.training.ignored_keys import ignored_keys
+from modules.training.lineage import Lineage
 from modules.training.logging import TrainingLog
 from modules.training.options import TrainOptions
 from modules.training.precision import Precision
 from modules.training.resume import (
     GENERATOR,
-    BestCheckpoint,
     Progress,
     TrainedNetwork,
-    check_speakers,
     clean,
     restore,
     save_pair,
 )
-from modules.training.run import Context, Plan, TrainingRun, exponential_rate, make_loader
+from modules.training.run import Context, Plan, TrainingRun, describe_left_out, exponential_rate, make_loader
 
 MAX_WORKERS = 5  # beyond that, loading is never what a step waits for
 
@@ -57,18 +67,35 @@ def train(options: TrainOptions, ranks: Ranks) -> int:
         UserError: anything the user can mend, before or in training.
     """
     config, model_dir = load_config(options.config), options.model_dir
+    if ranks.is_first:
+        print("reading the file lists and features", flush=True)
     loader, sampler, validation = load_clips(config, ranks, options)
     model_dir.mkdir(parents=True, exist_ok=True)
-    networks, progress, notes = build_networks(config, ranks, model_dir, options.base_dir)
+    with only_training(model_dir, ranks):
+        return _train(options, ranks, config, loader, sampler, validation)
+
+
+def _train(
+    options: TrainOptions,
+    ranks: Ranks,
+    config: Config,
+    loader: DataLoader[Clip],
+    sampler: ClipSampler,
+    validation: ClipDataset,
+) -> int:
+    training = loader.dataset
+    assert isinstance(training, ClipDataset)
+    sizes = f"{len(training)} clip(s) to train on, {len(validation)} to validate"
+    if ranks.is_first:
+        print(f"{sizes}; building the networks", flush=True)
+    networks, progress, notes = build_networks(config, ranks, options.model_dir, options.base_dir, options.new_speakers)
     configured = config.train.half_type if config.train.fp16_run else "fp32"
     precision = Precision(options.precision or configured, ranks.device)
-    begun_with = model_dir / "config.json"
-    if progress.step and begun_with.is_file():
-        check_speakers(load_config(begun_with).spk, config.spk, begun_with, "begin a new model with -m")
     if options.compile:
         networks.generator.dec.compile()  # it always sees segments of one length, so it compiles once
-    context = Context(model_dir, options, ranks, precision, progress)
-    context.begin(options.config, "config.json", GENERATOR, notes)
+    context = Context(options.model_dir, options, ranks, precision, progress)
+    left_out = describe_left_out([*training.skipped, *validation.skipped])
+    context.begin(options.config, GENERATOR, [*notes, *left_out, *ignored_keys(config)])
     held_out = [validation[index] for index in choose_clips(len(validation))]
     with Run(config, context, networks, held_out, options) as run:
         return run.loop(loader, sampler)
@@ -76,6 +103,8 @@ def train(options: TrainOptions, ranks: Ranks) -> int:
 
 class Run(TrainingRun[Batch, "tuple[Pictures, dict[str, Tensor]]"]):
     """One run of training: what the loop does every step and every so many steps."""
+
+    figure_name = "val/mel_distance"
 
     def __init__(
         self, config: Config, context: Context, networks: Networks, held_out: Sequence[Clip], options: TrainOptions
@@ -127,17 +156,23 @@ class Run(TrainingRun[Batch, "tuple[Pictures, dict[str, Tensor]]"]):
         self.enough = stuck and self.options.stop_early
         if self.log is None:
             return
-        step, sample_rate = self.progress.step, self.config.data.sampling_rate
-        self.log.scalars(step, self.progress.epoch, found.figures)
-        for number, sample in enumerate(found.samples):
-            self.log.audio(step, f"gen/audio_{number}", sample.generated.numpy(), sample_rate)
-            self.log.audio(step, f"gt/audio_{number}", sample.audio.numpy(), sample_rate)
-            self.log.picture(step, f"gen/mel_{number}", sample.generated_mel.numpy())
-            self.log.picture(step, f"gt/mel_{number}", sample.mel.numpy())
-        is_best = step > 0 and self.best.keep(self._best_content(), self.progress, found.distance)
+        # The figures are logged last: a run killed before that makes the whole evaluation up when it goes on.
+        is_best = self.keep_best(self._best_content, found.distance)
+        log = self.log
+        self.write_log(lambda: self._log_evaluation(log, found))
+        step = self.progress.step
         self.say(f"step {step}: {describe_figures(found.figures)}{', the best so far' if is_best else ''}")
         if stuck:
-            self.say(describe_plateau(self.plateau.waiting, self.enough))
+            self.say(describe_plateau(self.plateau.waiting, self.enough, self.best.is_there))
+
+    def _log_evaluation(self, log: TrainingLog, found: Evaluation) -> None:
+        step, sample_rate = self.progress.step, self.config.data.sampling_rate
+        for number, sample in enumerate(found.samples):
+            log.audio(step, f"gen/audio_{number}", sample.generated.numpy(), sample_rate)
+            log.audio(step, f"gt/audio_{number}", sample.audio.numpy(), sample_rate)
+            log.picture(step, f"gen/mel_{number}", sample.generated_mel.numpy())
+            log.picture(step, f"gt/mel_{number}", sample.mel.numpy())
+        log.scalars(step, self.progress.epoch, found.figures)
 
     def _best_content(self) -> dict[str, Any]:
         rate = self.config.train.learning_rate
@@ -268,12 +303,13 @@ class Networks:
 
 
 def build_networks(
-    config: Config, ranks: Ranks, model_dir: Path, base_dir: Path | None = None
+    config: Config, ranks: Ranks, model_dir: Path, base_dir: Path | None = None, new_speakers: bool = False
 ) -> tuple[Networks, Progress, list[str]]:
     """Make the networks, fill them from the newest checkpoint or a base model, and wrap them for training.
 
     Args:
         base_dir: where the base model lies that serves where ``model_dir`` holds no pair; None is none.
+        new_speakers: the speakers may all be others than those the run began with.
 
     Returns:
         The networks, where the run goes on, and notes for the user.
@@ -294,7 +330,7 @@ def build_networks(
         for module in (generator, discriminator)
     ]
     bare = Networks(generator, discriminator, generator, discriminator, *optimizers)
-    progress, notes = restore(model_dir, bare.pair)
+    progress, notes = restore(model_dir, bare.pair, GENERATOR, Lineage.of(config), new_speakers)
     if not notes:
         notes = [base_model.start(base_dir, config, generator, discriminator)]
     wrapped = Networks(generator, discriminator, ranks.wrap(generator), ranks.wrap(discriminator), *optimizers)
@@ -329,7 +365,8 @@ def describe_figures(figures: Mapping[str, float]) -> str:
     return ", ".join(words)
 
 
-def describe_plateau(evaluations: int, ends: bool) -> str:
+def describe_plateau(evaluations: int, ends: bool, has_best: bool) -> str:
     """What to tell the user where training no longer helps."""
+    best = f"{GENERATOR.best_name} is the one to use" if has_best else "no step was better than the model it began with"
     end = "training ends here (--stop_early)" if ends else "end with Ctrl-C if it sounds as good, or give --stop_early"
-    return f"nothing has improved for {evaluations} evaluations: {GENERATOR.best_name} is the one to use; {end}"
+    return f"nothing has improved for {evaluations} evaluations: {best}; {end}"

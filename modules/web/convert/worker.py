@@ -235,7 +235,7 @@ def _context() -> Any:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["modules.inference.voice", "modules.web.convert.spectrogram"])
+    context.set_forkserver_preload(["modules.inference.networks", "modules.web.convert.spectrogram"])
     return context
 
 
@@ -263,14 +263,9 @@ class _Flag:
 
 
 def _load(options: ModelOptions, pretrain: Path) -> tuple[Svc, VoiceFacts]:
-    if options.onnx is not None:
-        from modules.onnx.voice import load_onnx
+    from modules.inference.svc import Svc
 
-        svc = load_onnx(options, options.onnx)
-    else:
-        from modules.inference.svc import Svc
-
-        svc = Svc.load(options, pretrain)
+    svc = Svc.load(options, pretrain)
     device = str(getattr(svc.voice, "device", None) or "cpu")
     return svc, VoiceFacts(svc.speakers, svc.n_speakers, svc.sample_rate, device)
 

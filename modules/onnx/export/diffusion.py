@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from diffusion.denoiser import WaveNet
 from diffusion.unit2mel import Unit2Mel
 from modules.audio.spectrogram import mel_basis
-from modules.onnx.export_decoder import make_exportable
-from modules.onnx.graphs import Graph, Input
-from modules.onnx.spectra import power_spectrum, reflect, spectrum_kernel
+from modules.onnx.export.decoders import make_exportable
+from modules.onnx.export.graph import Graph, Input
+from modules.onnx.export.spectra import power_spectrum, reflect, spectrum_kernel
 from vdecoder.mel_vocoder import MelExtractor, MelVocoder
 
 _T = 33  # frames to trace with; the graphs take any number

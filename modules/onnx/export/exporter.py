@@ -12,12 +12,13 @@ import torch
 
 import models
 from modules import checkpoint
-from modules.config import Config, DiffusionConfig, load_config, load_diffusion_config
+from modules.config import Config, check_same_features, load_config, load_diffusion_config
 from modules.errors import UserError
 from modules.f0 import get_predictor
 from modules.files import write_text
-from modules.onnx.graphs import Graph, export
-from modules.onnx.manifest import Manifest
+from modules.foreign_models import refuse_other_kinds
+from modules.onnx.export.graph import Graph, export
+from modules.onnx.manifest import DiffusionFacts, Facts, Manifest, PredictorFacts, VocoderFacts
 from pretrain.weights import BY_NAME
 from vencoder import get_encoder
 
@@ -51,7 +52,7 @@ class Exporter:
 
     def export_generator(self) -> None:
         """NAME_SoVits.onnx, and the JSON that programs running such graphs read."""
-        from modules.onnx.export_generator import generator_graph
+        from modules.onnx.export.generator import generator_graph
 
         self._write("generator", f"{self.name}_SoVits.onnx", generator_graph(self.model))
         text = json.dumps(description(self.name, self.config), indent=2, ensure_ascii=False)
@@ -92,7 +93,7 @@ class Exporter:
                 f"{self.folder / 'config.json'}, keys model.speech_encoder, model.ssl_dim",
                 "write the encoder that the model was trained with into the config",
             )
-        from modules.onnx.export_encoders import encoder_graph
+        from modules.onnx.export.encoders import encoder_graph
 
         self._write("encoder", f"{hubert_name(name)}.onnx", encoder_graph(encoder, self.half))
 
@@ -101,81 +102,67 @@ class Exporter:
             self.export_part(name, forgiving=True)
 
     def _export_predictor(self, name: str) -> None:
-        from modules.onnx.export_pitch import pitch_graph
+        from modules.onnx.export.pitch import pitch_graph
 
         data = self.config.data
         predictor = get_predictor(
             name, hop_length=data.hop_length, sample_rate=data.sampling_rate, pretrain_dir=self.pretrain_dir
         )
-        self._write(name, f"{name}.onnx", pitch_graph(predictor), threshold=predictor.threshold)
+        facts = PredictorFacts(predictor.threshold, *predictor.reach)
+        self._write(name, f"{name}.onnx", pitch_graph(predictor), facts)
 
     def _export_f0_decoder(self) -> None:
         if self.model.f0_decoder is None:
             raise UserError("the model cannot predict f0", self.folder / "config.json", "leave out --parts auto-f0")
-        from modules.onnx.export_generator import f0_decoder_graph
+        from modules.onnx.export.generator import f0_decoder_graph
 
         self._write("auto-f0", f"{self.name}_f0.onnx", f0_decoder_graph(self.model))
 
     def _export_diffusion(self) -> None:
         from diffusion.unit2mel import load_unit2mel
-        from modules.onnx.export_diffusion import condition_graph, denoiser_graph
+        from modules.onnx.export.diffusion import condition_graph, denoiser_graph
 
         config = load_diffusion_config(self.folder / "diffusion.yaml")
-        self._refuse_another_front(config)
+        check_same_features(self.config, config, self.folder / "diffusion.yaml")
         model = load_unit2mel(self._find("diffusion.pt"), config, precision="fp32")
         self._write("diffusion-condition", "diffusion_condition.onnx", condition_graph(model))
         self._write(
             "diffusion-denoiser",
             "diffusion_denoiser.onnx",
             denoiser_graph(model),
-            timesteps=model.timesteps,
-            k_step_max=model.k_step_max,
-            spec_min=float(model.decoder.spec_min),
-            spec_max=float(model.decoder.spec_max),
-            speedup=config.infer.speedup,
-            method=config.infer.method,
-            speakers=dict(config.spk),
-            n_speakers=config.model.n_spk,
-            unit_interpolate_mode=config.data.unit_interpolate_mode,
+            DiffusionFacts(
+                timesteps=model.timesteps,
+                k_step_max=model.k_step_max,
+                spec_min=float(model.decoder.spec_min),
+                spec_max=float(model.decoder.spec_max),
+                speedup=config.infer.speedup,
+                method=config.infer.method,
+                speakers=dict(config.spk),
+                n_speakers=config.model.n_spk,
+                unit_interpolate_mode=config.data.unit_interpolate_mode,
+            ),
         )
         self._export_vocoder(Path(config.vocoder.ckpt), config.vocoder.type)
 
     def _export_vocoder(self, path: Path, kind: str) -> None:
-        from modules.onnx.export_diffusion import mel_graph, vocoder_graph
+        from modules.onnx.export.diffusion import mel_graph, vocoder_graph
         from vdecoder.mel_vocoder import MelVocoder
 
         elsewhere = self.pretrain_dir.joinpath(*path.parts[1:])
         vocoder = MelVocoder.load(elsewhere if not path.is_file() and elsewhere.is_file() else path, kind)
         if self.half:
             vocoder.generator.set_precision(torch.float16)
-        facts = {"sampling_rate": vocoder.config.sampling_rate, "hop_length": vocoder.config.hop_size}
-        self._write("mel", "mel.onnx", mel_graph(vocoder.to_mel), **facts)
-        self._write("vocoder", "vocoder.onnx", vocoder_graph(vocoder), **facts)
-
-    def _refuse_another_front(self, config: DiffusionConfig) -> None:
-        """Refuse a diffusion model that takes other units or frames than the generator."""
-        theirs, model, data = config.data, self.config.model, self.config.data
-        pairs = {
-            "data.encoder": (theirs.encoder, model.speech_encoder),
-            "data.encoder_out_channels": (theirs.encoder_out_channels, model.ssl_dim),
-            "data.sampling_rate": (theirs.sampling_rate, data.sampling_rate),
-            "data.block_size": (theirs.block_size, data.hop_length),
-        }
-        for key, (own, other) in pairs.items():
-            if own != other:
-                raise UserError(
-                    f"the diffusion model has {own}, the voice model {other}",
-                    f"{self.folder / 'diffusion.yaml'}, key {key}",
-                    "use the two models of one voice, made with the same encoder",
-                )
+        facts = VocoderFacts(vocoder.config.sampling_rate, vocoder.config.hop_size)
+        self._write("mel", "mel.onnx", mel_graph(vocoder.to_mel), facts)
+        self._write("vocoder", "vocoder.onnx", vocoder_graph(vocoder), facts)
 
     def _export_centres(self) -> None:
-        from modules.onnx.export_timbre import export_centres
+        from modules.onnx.export.retrieval import export_centres
 
         self._copy("cluster", "kmeans.npz", self._find("kmeans_10000.pt"), export_centres)
 
     def _export_index(self) -> None:
-        from modules.onnx.export_timbre import export_index
+        from modules.onnx.export.retrieval import export_index
 
         self._copy("retrieval", "retrieval.npz", self.folder / "feature_and_index.pkl", export_index)
 
@@ -191,11 +178,11 @@ class Exporter:
         self.manifest.parts[part] = file
         self.report.append(f"wrote {self.folder / file}: {(self.folder / file).stat().st_size / 1e6:.1f} MB")
 
-    def _write(self, part: str, file: str, graph: Graph, **facts: Any) -> None:
+    def _write(self, part: str, file: str, graph: Graph, facts: Facts | None = None) -> None:
         model = export(graph, self.folder / file)
         self.manifest.parts[part] = file
         self.manifest.facts.pop(part, None)
-        if facts:
+        if facts is not None:
             self.manifest.facts[part] = facts
         size = (self.folder / file).stat().st_size / 1e6
         self.report.append(f"wrote {self.folder / file}: {size:.1f} MB, {len(model.graph.node)} nodes")
@@ -210,10 +197,10 @@ class Exporter:
         config, path = self.config, self._find("model.pth")
         if not path.is_file():
             raise UserError("there is no such model", path, "put the model there, as model.pth with its config.json")
-        model = models.SynthesizerTrn(
-            config.spec_channels, config.segment_frames, with_posterior=False, **config.model.model_dump()
-        )
-        state = checkpoint.model_state(checkpoint.load(path), path)
+        model = models.build(config, with_posterior=False)
+        content = checkpoint.load(path)
+        refuse_other_kinds(content, path)
+        state = checkpoint.model_state(content, path)
         checkpoint.load_into(model, state, path, ignore=("enc_q.",))
         return models.prepare_for_inference(model, "cpu", "fp16" if self.half else "fp32")
 
@@ -229,6 +216,7 @@ class Exporter:
             unit_interpolate_mode=data.unit_interpolate_mode,
             speech_encoder=model.speech_encoder,
             speakers=dict(self.config.spk),
+            vocoder_name=model.vocoder_name,
         )
         try:
             before = Manifest.load(self.folder)

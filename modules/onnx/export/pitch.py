@@ -16,8 +16,8 @@ from modules.f0.crepe import CrepePredictor
 from modules.f0.fcpe import FcpePredictor
 from modules.f0.neural import HOP_LENGTH, MEL_FLOOR, SaliencePredictor, local_average_f0
 from modules.f0.rmvpe import MULTIPLE, RmvpePredictor
-from modules.onnx.graphs import Graph, Input
-from modules.onnx.spectra import power_spectrum, reflect, spectrum_kernel
+from modules.onnx.export.graph import Graph, Input
+from modules.onnx.export.spectra import power_spectrum, reflect, spectrum_kernel
 
 _SAMPLES = 9000  # to trace with; the graph takes any length
 

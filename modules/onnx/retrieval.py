@@ -11,23 +11,14 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from cluster.neighbours import NEIGHBOURS, neighbour_weights
 from modules.errors import UserError
-from modules.inference.windows import WindowInput
 from modules.onnx.manifest import EXPORT
 
 PARTS = ("centroids", "vectors", "offsets", "nprobe")
-
-
-class Blender(Protocol):
-    """Moves units towards a speaker's own sounds."""
-
-    def blend(self, units: np.ndarray, speaker: int, ratio: float) -> np.ndarray:
-        """float32 [F, dim] -> [F, dim]; ratio 0 leaves the units, 1 takes the speaker's alone."""
 
 
 class CentreBlender:
@@ -42,12 +33,12 @@ class CentreBlender:
         self.centres = _read(path)
 
     def blend(self, units: np.ndarray, speaker: int, ratio: float) -> np.ndarray:
-        """See Blender."""
+        """float32 [F, dim] -> [F, dim]; ratio 0 leaves the units, 1 takes the centres alone."""
         name = self.names.get(speaker, str(speaker))
         if name not in self.centres:
             raise _no_speaker(name, self.centres, self.path)
         centres = self.centres[name]
-        _refuse_other_width(centres, units, self.path)
+        _check_width(centres, units, self.path)
         # the squared distance is smallest where x.c - |c|^2 / 2 is largest
         nearest = (units @ centres.T - 0.5 * np.square(centres).sum(axis=1)).argmax(axis=1)
         return (ratio * centres[nearest] + (1.0 - ratio) * units).astype(np.float32)
@@ -111,26 +102,15 @@ class RetrievalBlender:
             raise UserError(f"the file holds no feature index ({error})", path, EXPORT) from None
 
     def blend(self, units: np.ndarray, speaker: int, ratio: float) -> np.ndarray:
-        """See Blender."""
+        """float32 [F, dim] -> [F, dim]; ratio 0 leaves the units, 1 takes the retrieved frames alone."""
         if speaker not in self.speakers:
             raise _no_speaker(str(speaker), self.speakers, self.path)
         cells = self.speakers[speaker]
-        _refuse_other_width(cells.vectors, units, self.path)
+        _check_width(cells.vectors, units, self.path)
         distances, vectors = cells.search(units)
         weights = neighbour_weights(distances).astype(np.float32)
         retrieved = np.einsum("tk,tkd->td", weights, vectors)
         return (ratio * retrieved + (1.0 - ratio) * units).astype(np.float32)
-
-
-def blend(blender: Blender, units: np.ndarray, window: WindowInput, ratio: float) -> np.ndarray:
-    """Blend units [F, dim] with those of the speaker of a window, or of each speaker by its share."""
-    if isinstance(window.speaker, int):
-        return blender.blend(units, window.speaker, ratio)
-    shares = window.speaker[np.arange(len(units)) * len(window.speaker) // len(units)].astype(np.float32)
-    blended = np.zeros_like(units)
-    for speaker in np.flatnonzero(shares.any(axis=0)):
-        blended += shares[:, speaker, None] * blender.blend(units, int(speaker), ratio)
-    return blended
 
 
 def squared_distances(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -159,7 +139,7 @@ def _no_speaker(name: str, known: Mapping[str, object] | Mapping[int, object], p
     return UserError(f"the file has no speaker {name}; it has {', '.join(map(str, known))}", path, fix)
 
 
-def _refuse_other_width(vectors: np.ndarray, units: np.ndarray, path: Path) -> None:
+def _check_width(vectors: np.ndarray, units: np.ndarray, path: Path) -> None:
     if vectors.shape[1] != units.shape[1]:
         raise UserError(
             f"the file holds features of {vectors.shape[1]} channels, the encoder gives {units.shape[1]}",

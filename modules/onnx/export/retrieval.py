@@ -1,4 +1,4 @@
-"""K-means centres and feature indexes as the .npz files that modules.onnx.timbre reads."""
+"""K-means centres and feature indexes as the .npz files that modules.onnx.retrieval reads."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from models import SynthesizerTrn
 from modules.nn.pitch import f0_to_log, log_to_f0, normalize_f0
 from modules.nn.wavenet import sample
-from modules.onnx.export_decoder import make_exportable
-from modules.onnx.graphs import Graph, Input
+from modules.onnx.export.decoders import make_exportable
+from modules.onnx.export.graph import Graph, Input
 
 
 class ExportGenerator(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.errors import UserError
-from modules.onnx.graphs import Graph, Input
-from modules.onnx.spectra import power_spectrum, spectrum_kernel
+from modules.onnx.export.graph import Graph, Input
+from modules.onnx.export.spectra import power_spectrum, spectrum_kernel
 from vencoder.encoder import HOP_LENGTH, SpeechEncoder
 from vencoder.hubert import ConvFrontEnd, HubertEncoder, HubertModel
 from vencoder.layers import set_precision
