@@ -78,9 +78,7 @@ class ConvertTab:
             with gr.Column(scale=1, min_width=340):
                 with gr.Row():
                     self.start = page.field(gr.Button, "convert.start", variant="primary", scale=3)
-                    self.cancel = page.field(
-                        gr.Button, "convert.cancel", variant="stop", scale=1, min_width=90, visible=False
-                    )
+                    self.cancel = page.field(gr.Button, "convert.cancel", variant="stop", scale=1, min_width=90)
                 self.queue = page.field(gr.HTML, "convert.queue")
                 self.results = ResultsBox(page)
                 HistoryBox(page)
@@ -128,7 +126,7 @@ class ConvertTab:
         changes = [component.change for component in (voice.speaker, self.format, *options.values())]
         gr.on(changes, page.guarded(self._keep), kept, self.kept, trigger_mode="always_last", **QUIET)
         inputs = {*voice.inputs, *self.song.inputs, *options.values(), self.format, *self.mix.inputs}
-        outputs = [self.queue, self.results.choice, voice.state, self.cancel]
+        outputs = [self.queue, self.results.choice, voice.state]
         event: dict[str, Any] = {"concurrency_limit": 8, "trigger_mode": "multiple", **QUIET}
         self.start.click(None, js=SHOW_QUEUE)
         self.start.click(page.guarded(self.convert), inputs, outputs, **event)
@@ -181,17 +179,20 @@ class ConvertTab:
         conversion = self.page.session(request).conversion
         wanted, songs = self._read(conversion, values), self.song.chosen(conversion, values)
         self.weights.check(values, request)
-        for number, states in enumerate(conversion.convert(wanted, songs)):
-            yield {
+        shown: Updates = {}
+        for states in conversion.convert(wanted, songs):
+            now = {
                 self.queue: show_queue(self.page, states),
                 self.voice.state: self.voice.status(conversion),
-                **({} if number else {self.cancel: gr.update(visible=True)}),
             }
+            changed = {component: value for component, value in now.items() if shown.get(component) != value}
+            shown = now
+            if changed:  # a page that is sent ten times a second what it shows already answers late
+                yield changed
         yield {
             self.queue: show_queue(self.page, conversion.queue),
             self.results.choice: self.results.newest(conversion),
             self.voice.state: self.voice.status(conversion),
-            self.cancel: gr.update(visible=conversion.busy),
         }
 
     def stop(self, request: gr.Request) -> None:
