@@ -121,8 +121,8 @@ def write_base(
     return folder
 
 
-def write_encoder(pretrain: Path) -> Path:
-    """tiny.pt with one layer of random weights: real in layout, quick to run."""
+def write_encoder(pretrain: Path, width: int = WIDTH, name: str = "tiny.pt") -> Path:
+    """A Whisper encoder with one layer of random weights: real in layout, quick to run."""
     generator = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> Tensor:
@@ -130,25 +130,25 @@ def write_encoder(pretrain: Path) -> Path:
 
     block = "encoder.blocks.0"
     state = {
-        "encoder.conv1.weight": normal(WIDTH, 80, 3),
-        "encoder.conv2.weight": normal(WIDTH, WIDTH, 3),
-        "encoder.positional_embedding": sinusoids(1500, WIDTH),
-        f"{block}.attn.key.weight": normal(WIDTH, WIDTH),
-        f"{block}.mlp.0.weight": normal(4 * WIDTH, WIDTH),
-        f"{block}.mlp.0.bias": torch.zeros(4 * WIDTH),
-        f"{block}.mlp.2.weight": normal(WIDTH, 4 * WIDTH),
+        "encoder.conv1.weight": normal(width, 80, 3),
+        "encoder.conv2.weight": normal(width, width, 3),
+        "encoder.positional_embedding": sinusoids(1500, width),
+        f"{block}.attn.key.weight": normal(width, width),
+        f"{block}.mlp.0.weight": normal(4 * width, width),
+        f"{block}.mlp.0.bias": torch.zeros(4 * width),
+        f"{block}.mlp.2.weight": normal(width, 4 * width),
     }
-    for name in ("query", "value", "out"):
-        state[f"{block}.attn.{name}.weight"] = normal(WIDTH, WIDTH)
-        state[f"{block}.attn.{name}.bias"] = torch.zeros(WIDTH)
+    for part in ("query", "value", "out"):
+        state[f"{block}.attn.{part}.weight"] = normal(width, width)
+        state[f"{block}.attn.{part}.bias"] = torch.zeros(width)
     for norm in (f"{block}.attn_ln", f"{block}.mlp_ln", "encoder.ln_post"):
-        state[f"{norm}.weight"] = torch.ones(WIDTH)
+        state[f"{norm}.weight"] = torch.ones(width)
     for key in ("encoder.conv1", "encoder.conv2", f"{block}.mlp.2", f"{block}.attn_ln", f"{block}.mlp_ln"):
-        state[f"{key}.bias"] = torch.zeros(WIDTH)
-    state["encoder.ln_post.bias"] = torch.zeros(WIDTH)
-    dims = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": WIDTH, "n_audio_head": 6, "n_audio_layer": 1}
+        state[f"{key}.bias"] = torch.zeros(width)
+    state["encoder.ln_post.bias"] = torch.zeros(width)
+    dims = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": width, "n_audio_head": width // 64, "n_audio_layer": 1}
     pretrain.mkdir(parents=True, exist_ok=True)
-    torch.save({"dims": dims, "model_state_dict": state}, pretrain / "tiny.pt")
+    torch.save({"dims": dims, "model_state_dict": state}, pretrain / name)
     return pretrain
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 import soundfile
 
 from modules import checkpoint
-from tests.standin_voice import RATE
+from tests.standin_voice import RATE, write_encoder
 from tests.web_server import SPEECH_HOST, WebServer, launched_browser, make_home, write_song
 
 SHOTS = os.environ.get("SCREENSHOTS")  # the folder that pictures of the page are wanted in
@@ -153,17 +156,34 @@ def test_a_song_is_converted_heard_and_downloaded(visit: Callable[..., Visitor],
     visitor.set_number("convert-trans", 2)
     visitor.convert(server.home / "song.wav")
 
-    page.wait_for_selector("#result-saved >> text=results/song_2key_bob_sovits_pm.flac")
+    page.wait_for_selector("#result-saved >> text=results/song_2key_bob_sovits_fcpe.flac")
     page.wait_for_selector("#result-audio >> text=0:03")  # the player has read it
     for kind in ("wav", "flac"):
         assert seconds_of(visitor.download(f"#result-{kind}")) == 3.0
     assert seconds_of(visitor.download("#result-mp3")) == pytest.approx(3.0, abs=0.1)
-    saved, rate = soundfile.read(server.home / "results/song_2key_bob_sovits_pm.flac")
+    saved, rate = soundfile.read(server.home / "results/song_2key_bob_sovits_fcpe.flac")
     assert rate == RATE and len(saved) == 3 * RATE
     assert page.evaluate("document.querySelector('#result-picture img').naturalWidth") == 1200
     page.click("#result-used button")
     command = page.inner_text("#result-command .cm-content")
     assert "inference_main.py -m trained/duet/duet.pth -c trained/duet/config.json -n song.wav -s bob -t 2" in command
+
+
+def test_earlier_results_are_heard_and_deleted(visit: Callable[..., Visitor], server: WebServer) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose("convert-model", "trained/duet")
+    visitor.convert(write_song(server.home / "early.wav", 3.0))
+    name = "early_0key_alice_sovits_fcpe.flac"
+    page.wait_for_selector(f"#result-saved >> text={name}")
+    visitor.open()  # it is another page that looks
+    page.click("#history-box > button")
+    visitor.choose("history-choice", name)
+    page.wait_for_selector("#history-audio >> text=0:03")
+    assert "-n early.wav -s alice" in page.inner_text("#history-command .cm-content")
+    page.click("#history-delete")
+    page.wait_for_selector("#history-audio", state="hidden")
+    assert not (server.home / "results" / name).exists()
 
 
 def test_several_songs_wait_in_line_and_a_bad_one_stops_nobody(
@@ -238,7 +258,7 @@ def test_a_model_is_released_as_one_file(visit: Callable[..., Visitor], server: 
     """(B1) The original's page calls its own compression with the wrong arguments."""
     visitor = visit()
     visitor.tab("Tools")
-    visitor.choose("release-model", "logs/44k/G_800.pth")
+    visitor.choose("release-model", "44k (step 800)")
     visitor.page.locator("#release-half input").check()
     visitor.write("release-name", "voice 1")
     visitor.page.click("#release-go")
@@ -299,7 +319,7 @@ def test_two_visitors_do_not_disturb_each_other(visit: Callable[..., Visitor], s
     second.page.wait_for_selector("#convert-state >> text=Unloaded")
     assert server.voices()
     first.convert()
-    assert not (server.home / "results/his_0key_alice_sovits_pm.flac").exists()
+    assert not (server.home / "results/his_0key_alice_sovits_fcpe.flac").exists()
 
 
 def test_unloading_and_closing_the_page_end_the_process_of_the_voice(
@@ -353,7 +373,7 @@ def test_the_mix_over_time_is_drawn_and_sung(visit: Callable[..., Visitor], serv
     assert page.inner_text("#convert-mix-drawing .mix-legend").split() == ["alice", "bob"]
     page.locator("#convert-mix-on input").check()
     visitor.convert(server.home / "song.wav")
-    page.wait_for_selector("#result-saved >> text=song_0key_spk_mix_sovits_pm.flac")
+    page.wait_for_selector("#result-saved >> text=song_0key_spk_mix_sovits_fcpe.flac")
     page.click("#result-used button")
     assert "-usm" in page.inner_text("#result-command .cm-content")
     assert "'bob': [[0.0, 1.0, 0.0, 1.0]]" in page.inner_text("#result-mix .cm-content")
@@ -372,6 +392,142 @@ def test_a_song_outside_the_trained_range_gets_a_suggestion(visit: Callable[...,
     page.wait_for_selector("#convert-range .good")
     shift = float(page.locator("#convert-trans input[type=number]").input_value())
     assert 5 <= shift <= 8 and label == f"Transpose by +{shift:g}"
+
+
+def test_touching_nothing_changes_nothing_and_half_typed_numbers_are_borne(
+    visit: Callable[..., Visitor], server: WebServer
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose("convert-model", "trained/duet")
+    for fold in ("f0_filter_threshold-group", "noise_scale-group", "slice_db-group", "more", "mix"):
+        page.click(f"#convert-{fold} > button")
+    page.wait_for_selector("#convert-mix-drawing polygon >> nth=1")
+    number = page.locator("#convert-trans input[type=number]")
+    for text in ("", "-12"):
+        number.fill("")
+        page.wait_for_timeout(300)
+        number.press_sequentially(text, delay=200)
+    page.wait_for_function("document.querySelector('#convert-trans input').value === '-12'")
+    visitor.set_number("convert-trans", 0)
+
+    cells = page.locator("#convert-mix-rows [role=gridcell]:visible")
+    cells.nth(1).click(button="right")
+    page.get_by_text("Add row below").click()
+    assert not page.get_by_text("Delete column").count()
+    cells.nth(5).dblclick()
+    page.keyboard.type("alice")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#convert-mix-drawing >> text=not all numbers")
+    assert not page.locator(".toast-body").count()
+
+    visitor.convert(server.home / "song.wav")
+    page.click("#result-used button")
+    command = page.inner_text("#result-command .cm-content").split("-n song.wav -s alice")[1]
+    assert command.split() == ["-f0p", "fcpe"]
+
+
+def test_settings_outlive_a_reload(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.choose("convert-model", "trained/second")
+    visitor.choose("convert-speaker", "bob")
+    visitor.choose("convert-format", "ogg")
+    visitor.set_number("convert-trans", -5)
+    visitor.page.wait_for_timeout(1500)
+    visitor.open()
+    for field, value in (("model", "trained/second"), ("speaker", "bob"), ("format", "ogg"), ("trans", "-5")):
+        visitor.page.wait_for_function(
+            "([field, value]) => document.querySelector(`#convert-${field} input`).value === value", arg=[field, value]
+        )
+
+
+def test_songs_wait_in_line_and_all_of_them_are_cancelled(visit: Callable[..., Visitor], server: WebServer) -> None:
+    visitor = visit()
+    page = visitor.page
+    assert not page.is_visible("#convert-cancel")
+    visitor.choose("convert-model", "trained/second")
+    visitor.upload("convert-files", write_song(server.home / "line.wav", 60.0))
+    page.click("#convert-start")
+    page.wait_for_selector(".song.loading >> text=loading the voice")
+    page.click("#convert-start")
+    page.wait_for_selector(".song.waiting")
+    assert page.locator(".song").count() == 2
+    page.click("#convert-cancel")
+    page.wait_for_selector(".song.cancelled >> nth=1")
+    page.wait_for_selector("#convert-cancel", state="hidden")
+    assert not list((server.home / "results").glob("line*"))
+
+
+@pytest.mark.parametrize(("width", "height", "screens"), [(1280, 900, 1), (390, 844, 2)])
+def test_song_and_convert_are_seen_first(
+    visit: Callable[..., Visitor], server: WebServer, width: int, height: int, screens: int
+) -> None:
+    visitor = visit(width=width)
+    for name in ("convert-files", "convert-start"):
+        box = visitor.page.locator(f"#{name}").bounding_box()
+        assert box["y"] + box["height"] <= screens * height, name
+    if screens == 1:
+        visitor.convert(server.home / "song.wav")
+        visitor.page.wait_for_selector("#result-audio")
+        box = visitor.page.locator("#result-audio").bounding_box()
+        assert box["y"] + box["height"] <= height
+
+
+WEIGHTS_FROM = """
+import importlib.abc, importlib.util, sys
+class Table(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    \"\"\"The table of weights, with all of them at a server of the test.\"\"\"
+    def find_spec(self, name, path, target=None):
+        if name != "pretrain.weights":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        self.real, spec.loader = spec.loader, self
+        return spec
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        self.real.exec_module(module)
+        import dataclasses
+        change = lambda one: dataclasses.replace(one, urls=("ADDRESS/" + one.file,), sha256="", size=SIZE, package=None)
+        module.WEIGHTS = tuple(map(change, module.WEIGHTS))
+        module.BY_NAME = {one.name: one for one in module.WEIGHTS}
+sys.meta_path.insert(0, Table())
+"""
+
+
+def test_two_clicks_lead_from_an_empty_folder_to_a_converted_song(browser: Any, tmp_path: Path) -> None:
+    """The voice that comes along, its encoder from a server of this test, a song that comes along."""
+    (tmp_path / "home/pretrain").mkdir(parents=True)
+    (tmp_path / "away").mkdir()
+    encoder = write_encoder(tmp_path / "away", width=512, name="base.pt") / "base.pt"
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "away"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as away:
+        threading.Thread(target=away.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{away.server_port}"
+        table = WEIGHTS_FROM.replace("ADDRESS", address).replace("SIZE", str(encoder.stat().st_size))
+        server = WebServer(tmp_path / "home", table=table)
+        visitor = Visitor(browser, server)
+        try:
+            page = visitor.page
+            assert page.locator("#convert-speaker input").input_value() == "f001 – woman, singing"
+            page.wait_for_selector(
+                f"#convert-weights >> text=whisper-base, about {encoder.stat().st_size / 1e6:.0f} MB"
+            )
+            page.click("#convert-try")
+            assert "press “Fetch”" in visitor.message()
+            page.click("#convert-fetch")
+            page.wait_for_selector("#convert-fetch", state="hidden")
+            page.wait_for_selector("#convert-weights p", state="detached")
+            page.click("#convert-try")
+            page.wait_for_selector(".song.done")
+            page.wait_for_selector("#convert-range >> text=That fits")
+            assert page.locator("#convert-trans input[type=number]").input_value() == "11"
+            assert seconds_of(visitor.download("#result-wav")) == pytest.approx(12.1, abs=0.1)
+        finally:
+            visitor.context.close()
+            server.stop()
+            away.shutdown()
 
 
 def test_text_to_speech_says_that_there_is_no_internet(visit: Callable[..., Visitor], server: WebServer) -> None:

@@ -30,18 +30,21 @@ from modules.web import page as page_module
 from modules.web.catalog import entry_of_files, list_models
 from modules.web.convert import mix as mix_table
 from modules.web.convert import song as song_box
+from modules.web.convert.history import songs_in
+from modules.web.convert.notes import note_command, read_command
 from modules.web.convert.pool import VoicePool
 from modules.web.convert.session import ConversionRequest, ResultNames, command_line, mix_text, model_options
 from modules.web.convert.spectrogram import log_spectrogram
 from modules.web.convert.tab import CUTTING, PITCH, SANE, SOUND, UPPERMOST, read_options
-from modules.web.convert.worker import ConversionJob, ConversionResult, Progress, Stopped, VoiceProcess
+from modules.web.convert.worker import ConversionJob, ConversionResult, Progress, Stopped, VoiceProcess, Waiting
 from modules.web.folders import Folders
-from modules.web.language import LANGUAGES, preferred_language, texts
+from modules.web.language import LANGUAGES, preferred_language, texts, translate
 from modules.web.page import Page
 from modules.web.scripts import error_of
 from modules.web.server import Settings, is_loopback
 from modules.web.state import ServerState
 from modules.web.tools.actions import check_name
+from pretrain import BASE_DIR, BASE_GENERATOR
 from tests.conftest import ROOT
 from tests.standin_voice import RATE, small_config, write_encoder, write_model
 from tests.web_server import write_song
@@ -160,6 +163,13 @@ def test_the_command_line_does_what_the_page_did(tmp_path: Path) -> None:
     )
     assert again == InferenceOptions(f0_predictor="dio", k_step=50, f0_filter_threshold=0.1, second_encoding=True)
     assert args.model_path == Path("trained/my voice/G.pth") and args.shallow_diffusion and args.device == "cpu"
+
+
+def test_the_command_of_the_base_model_and_of_a_song_that_looks_like_a_flag(tmp_path: Path) -> None:
+    request = ConversionRequest(ModelOptions(BASE_DIR / BASE_GENERATOR), "f001", InferenceOptions(), "flac")
+    words = shlex.split(command_line(request, "-n.wav", tmp_path))
+    args = inference_main.build_parser().parse_args(words[2:])
+    assert args.model_path == Path("base") and args.clean_names == ["-n.wav"] and args.spk_list == ["f001"]
 
 
 def test_the_mix_of_a_table_is_that_of_spkmix() -> None:
@@ -353,7 +363,7 @@ def test_sessions_share_a_voice_that_goes_with_the_last_of_them(voice_home: Path
     next(given_up)
     given_up.close()
     events = list(voices.convert(first, job, voice_home / "pretrain", never))
-    assert all(isinstance(event, Progress) for event in events[:-1])
+    assert all(isinstance(event, (Progress, Waiting)) for event in events[:-1])  # its process is started again
     result = events[-1]
     assert isinstance(result, ConversionResult) and result.seconds == 2.0 and result.copies == (voice_home / "out.mp3",)
     assert soundfile.info(voice_home / "out.flac").frames == 2 * RATE
@@ -478,3 +488,70 @@ def test_a_field_that_may_be_empty_gives_nothing_or_a_number() -> None:
     values = {field.name: field.default for field, _ in settings(InferenceOptions)}
     assert read_options({**values, "f0_filter_threshold": ""}) == InferenceOptions()
     assert read_options({**values, "f0_filter_threshold": "0.2"}).f0_filter_threshold == 0.2
+
+
+FAULTS = (  # files whose messages a person on the page can meet
+    *(path.relative_to(ROOT).as_posix() for path in SOURCES), "modules/audio/io.py", "modules/checkpoint.py",
+    "modules/options.py", "modules/mixing.py", "modules/cli.py", "pretrain/fetch.py", "pretrain/__init__.py",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "modules/inference").glob("*.py"))),
+)  # fmt: skip
+
+
+def messages_in(source: str) -> Iterator[str]:
+    """What went wrong and what to do, of every UserError; what is filled in stands as {}."""
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        nodes = list(ast.walk(function))
+        named = {
+            node.targets[0].id: node.value
+            for node in nodes
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for node in nodes:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
+                fix = [word.value for word in node.keywords if word.arg == "fix"]
+                for part in (*node.args[:1], *node.args[2:3], *fix):
+                    yield from plain(named.get(part.id, part) if isinstance(part, ast.Name) else part)
+
+
+def plain(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    elif isinstance(node, ast.IfExp):
+        yield from (*plain(node.body), *plain(node.orelse))
+
+
+def test_what_goes_wrong_is_said_in_every_language() -> None:
+    said = {message for name in FAULTS for message in messages_in((ROOT / name).read_text(encoding="utf-8"))}
+    said = {message for message in said if message.strip("{} ")}
+    assert len(said) > 150
+    for language in set(LANGUAGES) - {"en"}:
+        assert [message for message in said if not CHINESE.search(translate(message, language))] == []
+        known = json.loads((ROOT / f"modules/web/locales/messages/{language}.json").read_text(encoding="utf-8"))
+        for message, text in known.items():
+            assert sorted(fields(text)) == fields(message), message
+    assert translate("row 3 of the mix is not all numbers: a, b", "zh") == "混合表第 3 行不全是数字：a, b"
+    assert translate("{0} is there already", "zh") == "{0} 已存在" and translate("unheard of", "zh") == "unheard of"
+    assert translate("there is no song", "en") == "there is no song"
+
+
+def test_earlier_results_are_songs_and_nothing_else(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    assert songs_in(results) == {}
+    results.mkdir()
+    for number, name in enumerate(("old.flac", "new.mp3", ".hidden.wav", "notes.txt")):
+        (results / name).write_bytes(b"x")
+        os.utime(results / name, (number, number))
+    (tmp_path / "secret.wav").write_bytes(b"secret")
+    (results / "link.wav").symlink_to(tmp_path / "secret.wav")
+    (results / "folder.wav").mkdir()
+    assert list(songs_in(results)) == ["new.mp3", "old.flac"]
+    note_command(results / "old.flac", "python inference_main.py -n 歌.wav")
+    assert read_command(results / "old.flac") == "python inference_main.py -n 歌.wav"
+    assert read_command(results / "new.mp3") == "" and list(songs_in(results)) == ["new.mp3", "old.flac"]
+    for broken in ("[]", '{"command": 3}', "{", "[" * 100_000):
+        (results / ".commands/old.flac.json").write_text(broken)
+        assert read_command(results / "old.flac") == ""

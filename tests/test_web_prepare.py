@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from modules.config import Config, load_config
+from modules import checkpoint
+from modules.config import Config, load_config, parse_config
 from modules.data.recordings_report import (
     MEANINGS,
     TABLE_TITLES,
@@ -30,8 +31,9 @@ from modules.web.train.jobs import State
 from modules.web.train.metrics import CURVES, POINTS, Frame, show_curves, smoothed, thinned, ticks
 from modules.web.train.recordings import COLUMNS, add_recordings, list_speakers, show_report
 from modules.web.train.samples import SampleReader
-from modules.web.train.status import is_outdated, show_now, show_step, statuses
-from modules.web.train.steps import STEPS, checked
+from modules.web.train.status import is_outdated, next_step, show_now, show_step, statuses
+from modules.web.train.steps import NUMBERED, STEPS, checked, proposed
+from pretrain import BASE_DIR, BASE_GENERATOR
 from tests.conftest import ROOT
 
 RATE = 44100
@@ -139,16 +141,16 @@ def test_what_the_form_says_is_checked_against_what_is_there(state: ServerState)
 
 def test_settings_come_back_and_a_broken_file_gives_the_defaults(state: ServerState) -> None:
     training = state.training
-    assert training.first_model() == "44k" and training.settings("m") == checked(model="m")
+    assert training.first_model() == "44k" and training.settings("m") == proposed("m", training.has_gpu)
     folder = training.jobs.folder("m")
     folder.mkdir(parents=True)
     saved = checked(model="m", encoder="hubertsoft", speakers=("a",))
     (folder / ".settings.json").write_text(saved.model_dump_json())
     assert training.settings("m") == saved and training.first_model() == "m" and training.models() == ["44k", "m"]
     (folder / ".settings.json").write_text('{"model": "other"}')
-    assert training.settings("m") == checked(model="m")
+    assert training.settings("m") == proposed("m", training.has_gpu)
     (folder / ".settings.json").write_text("nonsense")
-    assert training.settings("m") == checked(model="m")
+    assert training.settings("m") == proposed("m", training.has_gpu)
     with pytest.raises(UserError):
         training.logs("../m")
 
@@ -199,7 +201,25 @@ def test_a_failed_step_shows_its_last_lines_and_an_old_one_asks_to_be_run_again(
     assert "error: &lt;no&gt; clips" in shown and 'data-state="failed"' in shown
     assert "run it again" in show_step(page, training, "m", "lists", states)
     assert "was cut off" in show_step(page, training, "m", "train", states)
-    assert "Nothing is running" in show_now(page, training, "m", states)
+    shown = show_now(page, training, "m", states)  # at the top of the tab
+    assert "Step 3 · Features failed for m" in shown and "error: &lt;no&gt; clips" in shown
+    assert next_step(states) == "lists" and 'class="next" aria-current="step"' in shown
+    write_record(state, "features", started=400.0, ended=410.0, code=0)
+    assert "Nothing is running" in show_now(page, training, "m", statuses(training, "m"))
+
+
+def test_steps_that_need_missing_weights_are_refused_before_the_first_one_runs(state: ServerState) -> None:
+    with pytest.raises(UserError, match="weights are missing: contentvec"):
+        state.training.start(checked(model="m", predictor="pm"), NUMBERED)
+    assert not state.training.jobs.folder("m").exists()
+
+
+def test_what_is_proposed_fits_the_machine(state: ServerState) -> None:
+    assert proposed("m", has_gpu=True) == checked(model="m")
+    alone = proposed("m", has_gpu=False)
+    config = parse_config(checkpoint.safetensors_metadata(BASE_DIR / BASE_GENERATOR)["config"], "base")
+    assert (alone.size, alone.encoder) == ("micro", config.model.speech_encoder)  # so that it starts from there
+    assert state.training.missing_weights(alone.encoder, alone.predictor, alone.use_diff)[1] == ["whisper-base"]
 
 
 # Curves and audio

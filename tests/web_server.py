@@ -61,15 +61,16 @@ class WebServer:
     """A running webUI.py.
 
     Attributes:
+        table: a program that its processes start with.
         home: its folder, with models and songs made by ``make_home``.
         url: of the page.
     """
 
-    def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, home: Path, *arguments: str, table: str = "", **environment: str) -> None:
         self.home = home
         watch = home.parent / "watch"
         watch.mkdir(exist_ok=True)
-        (watch / "sitecustomize.py").write_text(WATCH_CONNECTIONS, encoding="utf-8")
+        (watch / "sitecustomize.py").write_text(WATCH_CONNECTIONS + table, encoding="utf-8")
         self.connections_file = watch / "connections.txt"
         command = [sys.executable, str(ROOT / "webUI.py"), "--folder", str(home), "--port", "0", *arguments]
         self.log = (home.parent / "server.log").open("w+", encoding="utf-8")

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+PASSWORD_VARIABLE = "WEBUI_PASSWORD"
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -36,3 +38,17 @@ class Folders:
         if where.startswith(f"{self.scratch_dir}{os.sep}"):
             return where.rpartition(os.sep)[2]
         return where.replace(f"{self.work_dir}{os.sep}", "")
+
+
+def script_environment(code_dir: Path) -> dict[str, str]:
+    """The environment of a script that the page runs: it finds the project, tells its progress, has no password."""
+    environment = {name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE}
+    paths = [str(code_dir), *filter(None, [environment.get("PYTHONPATH")])]
+    return {
+        **environment,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+        "PROGRESS_SECONDS": "1",
+        "COLUMNS": "160",
+    }

@@ -14,7 +14,7 @@ import gradio as gr
 
 from modules.cli import describe_os_error
 from modules.errors import UserError
-from modules.web.language import DEFAULT, texts
+from modules.web.language import DEFAULT, texts, translate
 from modules.web.state import ServerState, Session
 
 P = ParamSpec("P")
@@ -157,12 +157,12 @@ class Page:
             error = describe_os_error(error)
         if not isinstance(error, UserError):
             return html.escape(self.say("page.unexpected"))
-        parts = [html.escape(error.what)]
+        parts = [html.escape(translate(error.what, self.language))]
         if error.where:
             where = html.escape(self.state.folders.shorten(error.where))
             parts.append(f"<small>{self.say('page.where')}: {where}</small>")
         if error.fix:
-            parts.append(f"<b>{self.say('page.to-do')}:</b> {html.escape(error.fix)}")
+            parts.append(f"<b>{self.say('page.to-do')}:</b> {html.escape(translate(error.fix, self.language))}")
         return "<br>".join(parts)
 
     def _show(self, error: Exception, args: tuple[Any, ...]) -> NoReturn:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modules.errors import UserError
+from modules.web.folders import script_environment
 from modules.web.state import Session
 
 Words = list[str | Path]
@@ -38,17 +39,10 @@ def run_script(session: Session, arguments: Sequence[str | Path], extra: Sequenc
     words = [str(word) for word in arguments]
     if words[0].endswith(".py"):
         words[0] = str(code_dir / words[0])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(code_dir),
-        "PYTHONIOENCODING": "utf-8",
-        "PYTHONUNBUFFERED": "1",
-        "PROGRESS_SECONDS": "1",
-    }
     process = subprocess.Popen(
         [sys.executable, *words, *(str(word) for word in extra)],
         cwd=session.folders.work_dir,
-        env=environment,
+        env=script_environment(code_dir),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

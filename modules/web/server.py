@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.errors import UserError
+from modules.web.folders import PASSWORD_VARIABLE
 
-PASSWORD_VARIABLE = "WEBUI_PASSWORD"
 SHORTEST_PASSWORD = 8
 HEAD_SECONDS = 15.0  # in which the head of a request has to arrive
 

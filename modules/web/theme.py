@@ -19,6 +19,10 @@ stroke='white'/%3E%3C/svg%3E">
 for (const [name, value] of [["language", "LOCALE"], ["languages", ["LOCALE"]]])
   Object.defineProperty(navigator, name, {get: () => value});
 document.documentElement.lang = "LOCALE";
+document.documentElement.style.setProperty("--error-title", "'ERROR_TITLE'");
+addEventListener("beforeunload", event => {
+  if (document.querySelector(".song.waiting, .song.loading, .song.in-line, .song.running")) event.preventDefault();
+});
 </script>"""
 
 
@@ -57,4 +61,5 @@ def theme() -> gr.themes.Base:
 
 def head_script(language: str) -> str:
     """HTML that comes before Gradio's scripts: its words follow the language of the page, not of the browser."""
-    return HEAD.replace("LOCALE", texts(language)["language.tag"])
+    known = texts(language)
+    return HEAD.replace("LOCALE", known["language.tag"]).replace("ERROR_TITLE", known["page.error"])

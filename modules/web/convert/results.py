@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from modules.web.convert.session import DOWNLOADS, ConversionSession, SongState
+from modules.web.language import translate
 from modules.web.page import QUIET, Page, Updates, paragraph
 
 
@@ -93,7 +94,7 @@ def show_queue(page: Page, states: Sequence[SongState]) -> str:
 
 def _row(page: Page, state: SongState) -> str:
     share = 1.0 if state.status == "done" else state.share
-    notes = "".join(paragraph(html.escape(line)) for line in state.warnings)
+    notes = "".join(paragraph(html.escape(translate(line, page.language))) for line in state.warnings)
     if state.error is not None:
         notes += paragraph(page.describe(state.error), "bad")
     unknown = state.status in ("loading", "in-line")

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from modules.inference.names import result_name, song_stem
 from modules.inference.options import WAV_FORMATS, InferenceOptions, ModelOptions
 from modules.inference.speaker_mix import SpeakerMix
 from modules.options import flags
-from modules.web.catalog import Catalog, ModelEntry, list_models
+from modules.web.catalog import BASE_NAME, Catalog, ModelEntry, list_models
+from modules.web.convert.notes import note_command
 from modules.web.convert.pool import PooledVoice, VoicePool
 from modules.web.convert.worker import POLL, ConversionJob, Progress, Stopped, Waiting, finish
 from modules.web.folders import Folders
+from pretrain import BASE_DIR, BASE_GENERATOR
 
 DOWNLOADS = ("wav", "flac", "mp3")
 MIX_NAME = "spk_mix"
@@ -239,6 +241,7 @@ class ConversionSession:
         """Copy what was made into results/, and remember it."""
         with atomic_path(song.saved) as temporary:
             shutil.copyfile(song.files[request.audio_format], temporary)
+        note_command(song.saved, song.command)
         self.songs[song.saved.name] = song
 
 
@@ -300,7 +303,11 @@ def command_line(request: ConversionRequest, song: str, work_dir: Path) -> str:
         song: name of the song in raw/.
         work_dir: paths inside it are written relative to it.
     """
-    words = ["python", "inference_main.py", *flags(request.model, work_dir), "-n", song]
+    model = request.model
+    if model.model_path == BASE_DIR / BASE_GENERATOR:
+        model = replace(model, model_path=Path(BASE_NAME))
+    named = [f"-n={song}"] if song.startswith("-") else ["-n", song]  # or it would be taken for a flag
+    words = ["python", "inference_main.py", *flags(model, work_dir), *named]
     words += ["-usm"] if request.mix is not None else ["-s", request.speaker]
     words += flags(request.options, work_dir)
     words += [] if request.audio_format == WAV_FORMATS[0] else ["-wf", request.audio_format]

@@ -19,6 +19,7 @@ LOWEST, HIGHEST = 50.0, 12000.0  # Hz
 N_FFT = 2048
 FLOOR_DB = -80.0
 BLOCK_SECONDS = 10.0
+GREY = "#748195"  # of letters: the picture has no ground of its own, and is seen on a light page and on a dark one
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,15 @@ def draw(panels: Sequence[Panel], sample_rate: int, target: Path) -> None:
         axes.plot(times, _bin_of(np.where(panel.f0 > 0, panel.f0, np.nan)), color="#3ff5d0", linewidth=1.6)
         ticks = [100, 200, 400, 800, 1600, 3200, 6400]
         axes.set_yticks(_bin_of(np.array(ticks, dtype=float)), [f"{tick}" for tick in ticks])
-        axes.set_ylabel("Hz")
+        axes.set_ylabel("Hz", color=GREY)
+        axes.tick_params(colors=GREY)
+        for edge in axes.spines.values():
+            edge.set_color(GREY)
         axes.set_xlim(0, seconds)
         axes.set_ylim(0, BINS)
-    axes.set_xlabel("s")
+    axes.set_xlabel("s", color=GREY)
     with atomic_path(target) as temporary:
+        figure.patch.set_alpha(0)
         canvas.print_png(str(temporary))
 
 

@@ -12,6 +12,7 @@ from modules.errors import UserError
 from modules.inference.options import WAV_FORMATS, InferenceOptions
 from modules.options import Setting, settings
 from modules.web.catalog import embedding_rows, speakers_of
+from modules.web.convert.history import HistoryBox
 from modules.web.convert.mix import MixBox, mix_of, tracks_of
 from modules.web.convert.results import ResultsBox, show_queue
 from modules.web.convert.session import ConversionRequest, ConversionSession, check_request
@@ -49,6 +50,7 @@ DEPENDENT = (  # settings that some choices leave without effect
     "linear_gradient", "linear_gradient_retain",
 )  # fmt: skip
 IDLE_AT_FIRST = frozenset(DEPENDENT) - {"f0_filter_threshold"}
+KEPT_OPENLY = "no secret: what the browser remembers is what its page shows"
 WITH_THRESHOLD = ("crepe", "rmvpe", "fcpe")
 PAGE_DEFAULTS = {"f0_predictor": "fcpe"}  # better than that of the command line, which is the original's
 # On a phone the queue and the results lie further down.
@@ -66,20 +68,20 @@ class ConvertTab:
     def __init__(self, page: Page) -> None:
         self.page = page
         self.options: dict[str, Any] = {}
+        self.kept = gr.BrowserState(None, storage_key="conversion", secret=KEPT_OPENLY)
         with gr.Row(equal_height=False, elem_id="convert-columns"):
             with gr.Column(scale=1, min_width=340):
                 self.song = SongBox(page)
-                self.voice = VoiceBox(page)
+                self.voice = VoiceBox(page, self.kept)
                 self.weights = WeightsBox(page)
                 self._add_uppermost()
             with gr.Column(scale=1, min_width=340):
                 with gr.Row():
                     self.start = page.field(gr.Button, "convert.start", variant="primary", scale=3)
-                    self.cancel = page.field(
-                        gr.Button, "convert.cancel", variant="stop", scale=1, min_width=90, visible=False
-                    )
+                    self.cancel = page.field(gr.Button, "convert.cancel", variant="stop", scale=1, min_width=90)
                 self.queue = page.field(gr.HTML, "convert.queue")
                 self.results = ResultsBox(page)
+                HistoryBox(page)
                 self.voice.add_state()
         self._add_fine_tuning()
         self._connect()
@@ -119,8 +121,12 @@ class ConvertTab:
             [options[name] for name in DEPENDENT],
             **QUIET,
         )
+        kept = {voice.model, voice.speaker, self.format, *options.values()}
+        page.blocks.load(page.guarded(self._restore), self.kept, [self.format, *options.values()], **QUIET)
+        changes = [component.change for component in (voice.speaker, self.format, *options.values())]
+        gr.on(changes, page.guarded(self._keep), kept, self.kept, trigger_mode="always_last", **QUIET)
         inputs = {*voice.inputs, *self.song.inputs, *options.values(), self.format, *self.mix.inputs}
-        outputs = [self.queue, self.results.choice, voice.state, self.cancel]
+        outputs = [self.queue, self.results.choice, voice.state]
         event: dict[str, Any] = {"concurrency_limit": 8, "trigger_mode": "multiple", **QUIET}
         self.start.click(None, js=SHOW_QUEUE)
         self.start.click(page.guarded(self.convert), inputs, outputs, **event)
@@ -128,6 +134,25 @@ class ConvertTab:
             page.guarded(self._take_sample), inputs, [self.song.files, self.song.kind, options["trans"]], **QUIET
         ).success(page.guarded(self.convert), inputs, outputs, **event)
         self.cancel.click(page.guarded(self.stop), None, None, **QUIET)
+
+    def _keep(self, values: Values) -> Any:
+        """What the browser remembers for the next time: the voice and the settings, where they are right."""
+        try:
+            options = read_options({name: values[component] for name, component in self.options.items()})
+        except UserError:  # while a number is being typed
+            return gr.skip()
+        chosen = {"model": values[self.voice.model], "speaker": values[self.voice.speaker]}
+        return {**chosen, "format": values[self.format], "options": dataclasses.asdict(options)}
+
+    def _restore(self, kept: Any) -> Updates:
+        """The settings that the browser remembers; as they are where it remembers none, or some that cannot be."""
+        untouched = {component: gr.skip() for component in (self.format, *self.options.values())}
+        try:
+            options = dataclasses.asdict(read_options(kept["options"]))
+        except (UserError, KeyError, TypeError, ValueError):
+            return untouched
+        shown = {self.options[name]: "" if value is None else value for name, value in options.items()}
+        return {**untouched, **shown, **({self.format: kept["format"]} if kept.get("format") in WAV_FORMATS else {})}
 
     def _grey_out(self, values: Values) -> Updates:
         """Settings that do nothing with what is chosen cannot be touched."""
@@ -154,17 +179,20 @@ class ConvertTab:
         conversion = self.page.session(request).conversion
         wanted, songs = self._read(conversion, values), self.song.chosen(conversion, values)
         self.weights.check(values, request)
+        shown: Updates = {}
         for states in conversion.convert(wanted, songs):
-            yield {
+            now = {
                 self.queue: show_queue(self.page, states),
                 self.voice.state: self.voice.status(conversion),
-                self.cancel: gr.update(visible=True),
             }
+            changed = {component: value for component, value in now.items() if shown.get(component) != value}
+            shown = now
+            if changed:  # a page that is sent ten times a second what it shows already answers late
+                yield changed
         yield {
             self.queue: show_queue(self.page, conversion.queue),
             self.results.choice: self.results.newest(conversion),
             self.voice.state: self.voice.status(conversion),
-            self.cancel: gr.update(visible=conversion.busy),
         }
 
     def stop(self, request: gr.Request) -> None:

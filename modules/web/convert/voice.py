@@ -25,8 +25,8 @@ DIFFUSION_MODES = ("none", "shallow", "only")
 class VoiceBox:
     """Components and what they do. ``inputs`` are read by ``read``."""
 
-    def __init__(self, page: Page) -> None:
-        self.page = page
+    def __init__(self, page: Page, kept: gr.BrowserState) -> None:
+        self.page, self.kept = page, kept
         gr.HTML(f"<h3>{page.say('convert.voice')}</h3>")
         with gr.Row(elem_classes="close"):
             self.model = page.field(gr.Dropdown, "convert.model", choices=[], scale=5, min_width=150)
@@ -62,7 +62,7 @@ class VoiceBox:
             self.model, self.speaker, self.diffusion_mode, self.diffusion, self.cluster, self.device, self.precision,
             self.enhance,
         }  # fmt: skip
-        shown, listed = [self.model, self.every], [self.model, self.problems, self.every]
+        shown, listed = [self.model, self.every, self.kept], [self.model, self.problems, self.every]
         page.blocks.load(page.guarded(self._list), shown, listed, **QUIET)
         if page.tab is not None:  # another tab may have made a model
             page.tab.select(page.guarded(self._list), shown, listed, **QUIET)
@@ -90,20 +90,21 @@ class VoiceBox:
     def when_chosen(self, outputs: list[gr.components.Component], make: Callable[[dict[str, int]], Updates]) -> None:
         """Fill the fields that depend on the model, and ``outputs`` by ``make(speakers)``, when it changes."""
 
-        def chosen(name: str | None, request: gr.Request) -> Updates:
+        def chosen(name: str | None, kept: Any, request: gr.Request) -> Updates:
             entry = self._conversion(request).catalog().entries.get(name or "")
             try:
                 speakers = speakers_of(entry) if entry is not None else {}
             except UserError as error:  # the speakers of the voice before are not its own
                 gr.Warning(self.page.describe(error), title=self.page.say("page.error"))
                 entry, speakers = None, {}
-            first = next(iter(speakers), None)
+            before = kept.get("speaker") if isinstance(kept, dict) else None
+            first = before if before in speakers else next(iter(speakers), None)
             labels = [(self._speaker_label(name, speaker), speaker) for speaker in speakers]
             speaker = {self.speaker: gr.update(choices=labels, value=first)}
             return {**speaker, **self._extras(entry), **make(speakers)}
 
         filled = [self.speaker, self.diffusion, self.cluster, *outputs]
-        self.model.change(self.page.guarded(chosen), self.model, filled, **QUIET)
+        self.model.change(self.page.guarded(chosen), [self.model, self.kept], filled, **QUIET)
 
     def read(self, conversion: ConversionSession, values: Values) -> tuple[ModelOptions, ModelEntry]:
         """What is to be loaded. Raises UserError."""
@@ -138,14 +139,17 @@ class VoiceBox:
         who = texts(self.page.language).get(f"base.{speaker}") if model == BASE_NAME else None
         return f"{speaker} – {who}" if who else speaker
 
-    def _list(self, current: str | None, every: bool, request: gr.Request) -> Updates:
+    def _list(self, current: str | None, every: bool, kept: Any, request: gr.Request) -> Updates:
         catalog = self._conversion(request).catalog()
         shown = catalog.entries if every else {name: catalog.entries[name] for name in newest(catalog.entries)}
         if current in catalog.entries:
             shown = {**shown, current: catalog.entries[current]}
         update: dict[str, Any] = {"choices": labelled(self.page, shown)}
         if current not in catalog.entries:  # else it is not set again: the user may be choosing another one just now
-            update["value"] = next(iter(catalog.entries), None)
+            before = kept.get("model") if isinstance(kept, dict) else None
+            update["value"] = before if before in catalog.entries else next(iter(catalog.entries), None)
+            shown = {**shown, **({before: catalog.entries[before]} if before in catalog.entries else {})}
+            update["choices"] = labelled(self.page, shown)
         hides = every or len(newest(catalog.entries)) < len(catalog.entries)
         return {
             self.model: gr.update(**update),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -20,7 +21,7 @@ from modules.config import Config, load_config
 from modules.errors import UserError
 from modules.f0 import PREDICTORS
 from modules.files import write_text
-from modules.web.folders import Folders
+from modules.web.folders import Folders, script_environment
 from modules.web.train.runner import LOCK_NAME, STOP_NAME, Plan, Record, read_stops
 from modules.web.train.samples import SampleReader
 from modules.web.train.steps import (
@@ -32,6 +33,7 @@ from modules.web.train.steps import (
     command,
     is_model_name,
     needed_weights,
+    proposed,
 )
 from pretrain import find, weight_named
 from vencoder import ENCODERS
@@ -42,7 +44,6 @@ TAIL_BYTES = 64 * 1024
 TAIL_LINES = 200
 START_SECONDS = 30.0
 _POLL_SECONDS = 0.05
-_SECRET = "WEBUI_PASSWORD"
 
 State = Literal[
     "never", "waiting", "running", "stopping", "done", "some_failed", "stopped", "failed", "skipped", "lost"
@@ -142,7 +143,7 @@ class Jobs:
         runner = subprocess.Popen(
             command,
             cwd=plan.cwd,
-            env=self._environment(),
+            env=script_environment(self.code_dir),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -160,18 +161,6 @@ class Jobs:
             raise UserError(f"the command could not be started: {''.join(reason)}", plan.folder, "see the server's log")
         runner.stderr.close()
         self._runners = [other for other in self._runners if other.poll() is None] + [runner]
-
-    def _environment(self) -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if name != _SECRET}
-        paths = [str(self.code_dir), *filter(None, [environment.get("PYTHONPATH")])]
-        return {
-            **environment,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONUTF8": "1",
-            "PROGRESS_SECONDS": "1",
-            "COLUMNS": "160",
-        }
 
     def stop(self, model: str) -> int:
         """Ask for the end of what runs; returns how often that was asked. The third time it is killed."""
@@ -282,19 +271,35 @@ class TrainingState:
         self.jobs = Jobs(folders.of_user("logs"), folders.work_dir, folders.code_dir)
         self.samples = SampleReader()
 
+    @functools.cached_property
+    def has_gpu(self) -> bool:
+        """Whether this machine has a GPU that torch trains on."""
+        import torch
+
+        return bool(torch.cuda.is_available() or torch.backends.mps.is_available())
+
     def start(self, settings: PrepareSettings, steps: tuple[str, ...]) -> None:
-        """Run steps of a model one after the other. Raises UserError where something runs already."""
+        """Run steps of a model one after the other.
+
+        Raises:
+            UserError: something runs already, or weights are missing that one of the steps needs.
+        """
+        if "features" in steps:
+            _, missing, size = self.missing_weights(settings.encoder, settings.predictor, settings.use_diff)
+            if missing:
+                what = f"weights are missing: {', '.join(missing)} (about {size} MB)"
+                raise UserError(what, self.folders.pretrain, "press “Fetch” in step 3 first")
         commands = [(step, command(step, settings, self.folders.code_dir)) for step in steps]
         self.jobs.start(settings.model, commands, EXCLUSIVE)
         write_text(self._settings_path(settings.model), settings.model_dump_json(indent=1) + "\n")
 
     def settings(self, model: str) -> PrepareSettings:
-        """What was chosen for a model when it was last worked on; else the defaults."""
+        """What was chosen for a model when it was last worked on; else what suits this machine."""
         try:
             saved = PrepareSettings.model_validate_json(self._settings_path(model).read_bytes())
         except (OSError, ValueError):
-            return PrepareSettings(model=model)
-        return saved if saved.model == model else PrepareSettings(model=model)
+            return proposed(model, self.has_gpu)
+        return saved if saved.model == model else proposed(model, self.has_gpu)
 
     def _settings_path(self, model: str) -> Path:
         return self.jobs.folder(model) / SETTINGS_NAME

@@ -27,13 +27,52 @@ def show_now(page: Page, training: TrainingState, model: str, states: Mapping[st
     elsewhere = "".join(paragraph(_other(page, training, other)) for other in others)
     running = next((status for status in states.values() if status.state in ("running", "stopping")), None)
     if running is None:
-        return page.note("prepare.idle", model=model) + elsewhere
+        return _stepper(page, states) + _idle(page, training, model, states) + elsewhere
     title = f"{page.say(f'step.{running.step}')} · {html.escape(model)}"
     state = page.say(f"state.{running.state}")
     return (
-        f'<div class="prepare-now"><p><b>{title}</b> — {state}</p>{_bar(page, running)}'
+        f'{_stepper(page, states)}<div class="prepare-now"><p><b>{title}</b> — {state}</p>{_bar(page, running)}'
         f"{page.note('prepare.lives-on')}</div>{elsewhere}"
     )
+
+
+def _stepper(page: Page, states: Mapping[str, Status]) -> str:
+    """The numbered steps side by side, each with how it is."""
+    following = next_step(states)
+    parts = []
+    for step in NUMBERED:
+        state = states[step].state
+        look = "next" if step == following and not states[step].going else state
+        title = page.say(f"step.{step}").partition(" · ")[2]
+        current = ' aria-current="step"' if step == following else ""
+        parts.append(f'<li class="{look}"{current} title="{page.say(f"state.{state}")}">{html.escape(title)}</li>')
+    return f'<ol class="prepare-stepper">{"".join(parts)}</ol>'
+
+
+def next_step(states: Mapping[str, Status]) -> str:
+    """The numbered step that is to be run now: the first that is not done, or older than the one before."""
+    undone = (
+        step
+        for step in NUMBERED
+        if states[step].state not in ("done", "some_failed") or is_outdated(states[step], states)
+    )
+    return next(undone, NUMBERED[-1])
+
+
+def _idle(page: Page, training: TrainingState, model: str, states: Mapping[str, Status]) -> str:
+    """What is said where nothing runs: how the step that ended last went wrong, if it did."""
+    ended = [status for status in states.values() if status.ended is not None and status.state != "skipped"]
+    last = max(ended, key=lambda status: status.ended or 0, default=None)
+    if last is None or last.state not in ("failed", "lost"):
+        return page.note("prepare.idle", model=model)
+    title = page.say("prepare.last-failed", step=page.say(f"step.{last.step}"), model=model)
+    return paragraph(f"<b>{html.escape(title)}</b>", "bad") + _message(training, model, last)
+
+
+def _message(training: TrainingState, model: str, status: Status) -> str:
+    """The last lines of a step."""
+    log = "\n".join(training.jobs.log(model, status.step)[-MESSAGE_LINES:])
+    return f'<pre class="prepare-message">{html.escape(log)}</pre>'
 
 
 def _other(page: Page, training: TrainingState, model: str) -> str:
@@ -78,8 +117,7 @@ def _state(page: Page, training: TrainingState, model: str, status: Status, stat
     if is_outdated(status, states):
         lines += page.note("step.outdated", "warn")
     if status.state in ("failed", "some_failed"):
-        log = "\n".join(training.jobs.log(model, status.step)[-MESSAGE_LINES:])
-        lines += f'<pre class="prepare-message">{html.escape(log)}</pre>'
+        lines += _message(training, model, status)
     return lines
 
 

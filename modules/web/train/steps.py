@@ -90,6 +90,15 @@ class PrepareSettings(BaseModel):
     half: bool = False
 
 
+BASE_ENCODER = "whisper-ppg-base"  # of the base model, which the size micro fits
+WITHOUT_GPU = {"size": "micro", "encoder": BASE_ENCODER, "predictor": "fcpe"}
+
+
+def proposed(model: str, has_gpu: bool) -> PrepareSettings:
+    """What a person begins with: without a GPU what trains there, from the base model and with one weight to fetch."""
+    return checked(model=model, **({} if has_gpu else WITHOUT_GPU))
+
+
 def checked(**values: object) -> PrepareSettings:
     """Settings from what a browser sent. Raises UserError that names the value and what it may be."""
     try:

@@ -19,7 +19,7 @@ from modules.web.train.metrics import modified, show_curves
 from modules.web.train.recordings import add_recordings, list_speakers, show_report
 from modules.web.train.runner import KILL_AT, STOP_NAME, read_stops
 from modules.web.train.samples import SAMPLES, Sample
-from modules.web.train.status import newest_log, show_now, show_step, statuses
+from modules.web.train.status import newest_log, next_step, show_now, show_step, statuses
 from modules.web.train.steps import NUMBERED, STEPS, PrepareSettings, Project, arguments
 
 TICK = 2.0  # seconds
@@ -28,6 +28,9 @@ EXTRAS = ("index", "cluster", "train_diff")
 SHOWN = (*NUMBERED, *EXTRAS, "release")  # steps with a head of their own
 WATCHED = ("model", "encoder", "predictor", "use_diff")  # fields that what is shown depends on
 STOP_LABELS = ("prepare.stop", "prepare.stop-again", "prepare.stop-kill")  # by how often a stop was asked for
+
+
+SHOW_COMMANDS = "on => { document.body.classList.toggle('show-commands', on); }"
 
 
 class TrainTab:
@@ -91,6 +94,8 @@ class TrainTab:
         self._add_step("features", self._add_features)
         self._add_step("train", self._add_training)
         self.run_all = page.field(gr.Button, "prepare.run-all")
+        show_commands = page.field(gr.Checkbox, "prepare.show-commands", value=False, container=False)
+        show_commands.change(None, show_commands, js=SHOW_COMMANDS)
         with page.field(gr.Accordion, "prepare.log-group", open=False):
             self.log = page.field(gr.HTML, "prepare.log")
 
@@ -114,9 +119,7 @@ class TrainTab:
                     min_width=280,
                     elem_classes="prepare-command",
                 )
-                self.buttons[step] = page.field(
-                    gr.Button, f"prepare.run-{step}", "prepare.run", variant="primary", scale=1, min_width=100
-                )
+                self.buttons[step] = page.field(gr.Button, f"prepare.run-{step}", "prepare.run", scale=0, min_width=100)
 
     def _add_features(self) -> None:
         page = self.page
@@ -162,7 +165,8 @@ class TrainTab:
         inputs = {*fields.values()}
         live = [
             self.now, self.stop, self.report, self.curves, self.log, self.weights, self.buttons["weights"],
-            *(self.heads[step] for step in SHOWN), fields["checkpoint"], self.config_note,
+            *(self.heads[step] for step in SHOWN), *(self.buttons[step] for step in NUMBERED),
+            fields["checkpoint"], self.config_note,
             *self.form.config_fields.values(), self.seen,
         ]  # fmt: skip
         watched = {*(fields[name] for name in WATCHED), self.seen}
@@ -305,6 +309,9 @@ class TrainTab:
         show(self.buttons["weights"], bool(missing), lambda visible: gr.update(visible=visible))
         for step in SHOWN:
             show(self.heads[step], show_step(page, training, model, step, states))
+        following = next_step(states)
+        for step in NUMBERED:
+            show(self.buttons[step], step == following, lambda on: gr.update(variant="primary" if on else "secondary"))
         show(self.form.fields["checkpoint"], self._checkpoints(model), lambda names: gr.update(choices=names))
         config_written = [model, _time_of(training.config_path(model))]
         if seen.get("config") != config_written:
