@@ -257,7 +257,7 @@ def micro_config() -> Config:
     for index in range(3):
         path = Path(f"dataset/44k/me/{index}.wav")
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, np.zeros(8000, np.int16), 8000, format="WAV")
+        soundfile.write(path, np.zeros(44100, np.int16), 44100, format="WAV")
     assert preprocess_flist_config.main(["--speech_encoder", "whisper-ppg-base", "--micro"]) == 0
     return load_config("configs/config.json")
 

@@ -446,7 +446,7 @@ def test_keys_of_a_base_model_that_do_not_fit_are_reported_and_stay_as_initialis
     run(voice, max_steps=1)
     printed = capsys.readouterr().out
     assert "enc_p.enc_.ffn_layers.0.conv_1.weight: [48, 16, 3] in the file, [32, 16, 3] in the model" in printed
-    assert "keys of another shape, left as initialised" in printed
+    assert "left as initialised" in printed and "keys of another shape" in printed
     assert weights(folder, "G_1.pth")["enc_p.enc_.ffn_layers.0.conv_1.weight"].shape == (32, 16, 3)
 
 

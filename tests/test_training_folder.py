@@ -126,8 +126,13 @@ def test_the_voice_of_the_run_before_is_not_trained_over(run: Run, tmp_path: Pat
     with pytest.raises(UserError, match="this run is of zoe, the new config names alice, bob"):
         run(2)
     assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
+    (folder / "G_best.pth").write_bytes(b"the voice of zoe")
     run(2, new_speakers=True)
     assert load_config(folder / "config.json").spk == {"alice": 0, "bob": 1}
+    (kept,) = folder.glob("G_best_*.pth")  # what is the best for others is nothing to beat
+    assert kept.read_bytes() == b"the voice of zoe"
+    run(3, new_speakers=True)  # the flag may stay
+    assert len(list(folder.glob("G_best_*.pth"))) == 1
 
 
 def test_the_flag_reaches_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +219,17 @@ def test_through_g_0_a_voice_that_the_config_beside_it_names_goes_on(tmp_path: P
     mean = table.mean(dim=0)
     torch.testing.assert_close(rows, torch.stack([table[1], mean, mean]))
     assert "bob: as it knows them; carol: from the mean of its speakers" in notes
+
+
+def test_a_base_model_that_carries_its_config_needs_none_beside_it(tmp_path: Path) -> None:
+    table = write_base_pair(tmp_path, 2, {"zoe": 0, "bob": 1})
+    config = Config.model_validate({"model": {"n_speakers": 2}, "spk": {"alice": 0, "bob": 1}})
+    for name in ("G_0", "D_0"):
+        state = checkpoint.load(tmp_path / f"{name}.pth")["model"]
+        checkpoint.save_safetensors(state, tmp_path / f"{name}.safetensors", {"config": config.to_json()})
+        (tmp_path / f"{name}.pth").unlink()
+    rows, notes = begun_rows(tmp_path, 1, {"alice": 0})
+    assert torch.equal(rows, table[:1]) and "alice: as it knows them" in notes
 
 
 def test_the_config_of_a_base_model_is_put_aside_for_that_of_the_run(run: Run, prepared: Path, tmp_path: Path) -> None:

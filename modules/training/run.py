@@ -23,6 +23,7 @@ from modules.files import write_text
 from modules.training.best import FIGURES_NAME, BestCheckpoint, put_aside
 from modules.training.distributed import Ranks
 from modules.training.guard import FiniteGuard, all_finite
+from modules.training.lineage import Lineage
 from modules.training.logging import LiveLine, Speedometer, TrainingLog, progress_line, read_metrics
 from modules.training.options import RunOptions
 from modules.training.patience import PatientWrites
@@ -69,20 +70,26 @@ class Context:
             self.precision.scaler.load_state_dict(self.progress.scaler)
         self.ranks.wait()  # every rank has read the folder before the first one writes there
         if self.ranks.is_first:
-            notes = [*notes, *self._keep_what_was_there(kind)]
+            notes = [*notes, *self._keep_what_was_there(config_path, kind)]
             write_text(self.model_dir / kind.config_name, config_path.read_text(encoding="utf-8"))
             for note in notes:
                 print(note, flush=True)
+        self.ranks.wait()  # whatever the others read there now is the same for all
 
-    def _keep_what_was_there(self, kind: CheckpointKind) -> list[str]:
-        """Before a run begins at step 0: the best of an earlier one, and the config of the base model."""
-        if self.progress.step > BASE_STEP:
-            return []
+    def _keep_what_was_there(self, config_path: Path, kind: CheckpointKind) -> list[str]:
+        """Before a run begins: the best of an earlier one, or of other voices, and the config of the base model."""
         config, of_base = (self.model_dir / name for name in (kind.config_name, kind.base_config_name))
-        if newest(self.model_dir, kind) is not None and config.is_file() and not of_base.exists():
-            write_text(of_base, config.read_text(encoding="utf-8"))
+        if self.progress.step == BASE_STEP:
+            if newest(self.model_dir, kind) is not None and config.is_file() and not of_base.exists():
+                write_text(of_base, config.read_text(encoding="utf-8"))
+        elif not (self.options.new_speakers and config.is_file() and _share_nobody(config, config_path)):
+            return []
         note = put_aside(self.model_dir, kind)
         return [note] if note else []
+
+
+def _share_nobody(one: Path, other: Path) -> bool:
+    return not Lineage.read(one).speakers.keys() & Lineage.read(other).speakers.keys()
 
 
 class TrainingRun(ABC, Generic[BatchT, Seen]):
