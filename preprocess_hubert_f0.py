@@ -24,7 +24,10 @@ def make_features(args: argparse.Namespace) -> int:
     from modules.config import load_config, load_diffusion_config
     from modules.data import f0_ranges
     from modules.data import preprocess_features as work
+    from modules.data.features import FeaturePaths
     from modules.data.worker_pool import Failure, process_count, run_all
+    from modules.f0 import require_weights
+    from modules.f0.range_check import RangeTally
     from modules.progress import track
 
     options = from_namespace(FeatureOptions, args)
@@ -33,6 +36,8 @@ def make_features(args: argparse.Namespace) -> int:
     settings = work.FeatureSettings.of(config, options.f0_predictor, (options.f0_min, options.f0_max), diffusion)
     wavs = work.shard(work.find_wavs(options.in_dir))
     devices = work.choose_devices(options.device)
+    if not all(FeaturePaths.of(wav).f0.is_file() for wav in wavs):  # workers take a minute to find out
+        require_weights(settings.predictor, settings.pretrain_dir)
 
     batches = work.batches(wavs, devices)
     processes = process_count(options.num_processes, len(batches))
@@ -40,6 +45,7 @@ def make_features(args: argparse.Namespace) -> int:
     print(f"{len(wavs)} clip(s): encoder {settings.encoder}, f0 {settings.predictor}, on {', '.join(devices)}")
     report = BatchReport("clip")
     unchanged = 0
+    ranges: dict[str, RangeTally] = {}
     job = work.FeatureJob(settings, devices, threads, args.debug)
     results = run_all(job, batches, processes, args.debug)
     for wav, outcome in track(work.one_by_one(results), "features", len(wavs)):
@@ -48,7 +54,12 @@ def make_features(args: argparse.Namespace) -> int:
         else:
             report.ok()
             unchanged += not outcome.features
+            if outcome.f0_range is not None:
+                ranges.setdefault(wav.parent.name, RangeTally()).add(outcome.f0_range, outcome.voiced)
     print(f"{unchanged} clip(s) were done before")
+    for speaker, tally in ranges.items():
+        if tally.message:
+            print(f"warning: {speaker}: {tally.message}", file=sys.stderr)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process writes, from its own share
         f0_ranges.record(options.config, f0_ranges.speaker_ranges(wavs))
     return report.finish()

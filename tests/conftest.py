@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import modules  # noqa: F401 (before any test imports onnxruntime: it keeps that from calling home)
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what it puts into the background
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -62,6 +62,29 @@ def test_channels_are_averaged(tmp_path: Path, voice: np.ndarray) -> None:
     np.testing.assert_allclose(load_audio(tmp_path / "a.wav")[0], voice / 6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
+def test_of_channels_that_cancel_each_other_the_left_one_is_taken(tmp_path: Path, voice: np.ndarray, name: str) -> None:
+    """Loaded whole, in blocks, and beginning with silence."""
+    late = np.concatenate([np.zeros(2 * RATE, np.float32), voice])
+    soundfile.write(tmp_path / name, np.stack([late, -late], axis=1), RATE)
+    audio, _ = load_audio(tmp_path / name)
+    level = float(np.sqrt(np.mean(voice**2)))
+    assert np.sqrt(np.mean(audio[2 * RATE :] ** 2)) == pytest.approx(level, rel=0.2)
+    np.testing.assert_allclose(np.concatenate(list(stream_audio(tmp_path / name, RATE, 0.5))), audio, atol=1e-6)
+    with (tmp_path / name).open("rb") as file:
+        np.testing.assert_allclose(load_audio(file)[0], audio, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [0.0, 0.5, 0.8])
+def test_a_wide_picture_is_mixed_and_so_is_a_start_in_antiphase(
+    tmp_path: Path, voice: np.ndarray, side: float
+) -> None:
+    channels = np.stack([voice, (1 - 2 * side) * voice], axis=1)
+    channels[: RATE // 10, 1] = -channels[: RATE // 10, 0]
+    soundfile.write(tmp_path / "a.wav", channels, RATE, subtype="FLOAT")
+    np.testing.assert_allclose(load_audio(tmp_path / "a.wav")[0], channels.mean(axis=1), atol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 96000])
 def test_streamed_blocks_join_to_the_whole_resampled_file(tmp_path: Path, rate: int) -> None:
     sweep = sine_sweep(rate, 1.7, f_hi=3000)
@@ -71,6 +94,14 @@ def test_streamed_blocks_join_to_the_whole_resampled_file(tmp_path: Path, rate: 
     assert len(blocks) > 10 and len(whole) == output_length(len(sweep), rate, RATE)
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
     np.testing.assert_allclose(whole, resample(sweep, rate, RATE), atol=1e-6)
+
+
+def test_no_sound_is_lost_between_the_blocks_of_an_mp3(tmp_path: Path, voice: np.ndarray) -> None:
+    soundfile.write(tmp_path / "a.mp3", np.concatenate([np.zeros(RATE, np.float32), voice]), RATE)
+    whole = soundfile.read(tmp_path / "a.mp3", dtype="float32")[0]
+    for seconds in (0.02, 0.5):
+        blocks = np.concatenate(list(stream_audio(tmp_path / "a.mp3", RATE, seconds)))
+        np.testing.assert_allclose(blocks, whole, atol=1e-5)
 
 
 def test_resampling_has_the_numbers_of_librosa() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from modules.audio.clips import split_into_clips, trim_silence
+from modules.audio.loudness import envelope
 from modules.audio.slicer import RmsCurve, slice_audio, slice_rms, slicing_curve
 from tests.parity import golden, signals
 
@@ -55,6 +56,19 @@ def test_rms_curve_is_librosas(window: int, hop: int, length: int) -> None:
         curve.push(audio[start : start + 777])
     want = librosa.feature.rms(y=audio, frame_length=window, hop_length=hop)[0]
     np.testing.assert_allclose(curve.finish(), want, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("offset", [0.05, -0.02])
+def test_an_offset_is_not_heard_neither_by_the_slicer_nor_by_the_envelope(offset: float) -> None:
+    """Also where it begins and ends, as in a take that was cut together with silence."""
+    sung = signals.voice_like(16000, 6.0, [200, 220, 240], seed=1)
+    audio = np.concatenate([sung, np.zeros(16000 * 14, np.float32), sung])
+    assert slice_audio(audio + np.float32(offset), 16000) == slice_audio(audio, 16000)
+    assert any(chunk.silent for chunk in slice_audio(audio, 16000))
+    np.testing.assert_allclose(envelope(audio + np.float32(offset), 16000), envelope(audio, 16000), atol=1e-4)
+    curve = RmsCurve(3528, 882, without_offset=True)
+    curve.push(np.full(44100, offset, np.float32))
+    assert curve.finish().max() < 1e-4
 
 
 @pytest.mark.parametrize("seconds", [0.02, 0.2, 3.0, 30.0])

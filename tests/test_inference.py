@@ -237,7 +237,7 @@ def test_a_speaker_mix_runs_on_the_time_line_of_the_song(cut: dict[str, float]) 
     svc, voice = identity_svc()
     mix = SpeakerMix.from_map({"alice": [[0, 1, 1, 0]], "bob": [[0, 1, 0, 1]]}, svc.speakers, svc.n_speakers)
     ramp = np.linspace(0.2, 0.9, 7 * RATE, dtype=np.float32)  # the level tells the moment
-    svc.convert(ramp, mix, InferenceOptions(pad_seconds=0.3, **cut))
+    svc.convert(ramp, mix, InferenceOptions(pad_seconds=0.3, slice_db=-120.0, **cut))
     checked = 0
     for window in voice.heard:
         assert isinstance(window.speaker, np.ndarray)
@@ -249,6 +249,29 @@ def test_a_speaker_mix_runs_on_the_time_line_of_the_song(cut: dict[str, float]) 
         np.testing.assert_allclose(window.speaker.sum(axis=1), 1, atol=1e-6)
         checked += whole.sum()
     assert checked > 580
+
+
+@pytest.mark.parametrize(("down_db", "said"), [(0, None), (30, "100% of what"), (60, "100% of what"), (120, None)])
+def test_a_song_that_is_too_quiet_is_not_silent_without_a_word(down_db: float, said: str | None) -> None:
+    quiet = song() * np.float32(10 ** (-down_db / 20))
+    svc, voice = identity_svc()
+    got, report = svc.convert(quiet, "alice")
+    if said is None:
+        assert report.warnings == []
+        return
+    (warning,) = report.warnings
+    assert warning.startswith(said) and "--slice_db -40" in warning and not got.any()
+    lower = float(warning.rpartition("-sd ")[2])
+    again, report = svc.convert(quiet, "alice", InferenceOptions(slice_db=lower))
+    assert report.warnings == [] and np.square(again).sum() > 0.95 * np.square(quiet).sum()
+
+
+def test_a_quiet_verse_that_is_left_out_is_told_of() -> None:
+    verse = np.float32(0.3) * np.tile(song(3), 5)
+    svc, _ = identity_svc()
+    _, report = svc.convert(np.concatenate([verse, verse * np.float32(0.05), verse]), "alice")
+    (warning,) = report.warnings
+    assert "left silent" in warning and not warning.startswith("100%")
 
 
 def test_progress_only_grows_and_ends_at_the_whole() -> None:

@@ -17,13 +17,15 @@ import pytest
 import soundfile
 
 import inference_main
+from cluster import retrieval
 from modules.errors import UserError
 from modules.inference.names import all_songs, find_song, free_path, result_name, song_stem
 from modules.inference.options import InferenceOptions, ModelOptions
+from modules.onnx.export.retrieval import export_index
 from modules.options import settings
 from tests.conftest import ROOT
 from tests.parity import signals
-from tests.standin_voice import RATE, write_encoder, write_model
+from tests.standin_voice import RATE, WIDTH, write_encoder, write_model
 
 # SPEC of the original's command line: flag, long flag, default. What is new here is not listed.
 ORIGINAL = {
@@ -271,6 +273,20 @@ def test_a_mix_that_is_none_gets_a_sentence(
     message = capsys.readouterr().err
     assert said in message and "spkmix.py" in message and "Traceback" not in message
     sys.modules.pop("spkmix", None)
+
+
+def test_the_index_of_another_voice_is_refused_before_a_song_is_read(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = np.random.default_rng(0).standard_normal((100, WIDTH)).astype(np.float32)
+    retrieval.save({0: retrieval.build(frames)}, home / "zoe", {"zoe": 0})
+    assert run("-n", "two", "-s", "alice", "-fr", "-cr", "0.5", "-cm", "zoe") == 2
+    assert "0 is zoe there and alice in the model" in capsys.readouterr().err
+    with pytest.raises(UserError, match="0 is zoe there"):
+        export_index(home / "zoe", home / "retrieval.npz", {"alice": 0})
+    retrieval.save({0: retrieval.build(frames)}, home / "own", {"alice": 0})
+    assert run("-n", "two", "-s", "alice", "-fr", "-cr", "0.5", "-cm", "own") == 0
+    assert results(home) == ["two_0key_alice_0.5fr_sovits_pm.flac"]
 
 
 def test_finished_songs_are_left_out_where_that_is_asked_for(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from modules.onnx.crepe import CrepeGraph
 from modules.onnx.export.graph import export
 from modules.onnx.export.pitch import pitch_graph
 from modules.onnx.manifest import Manifest
+from modules.onnx.networks import OnnxNetworks
 from modules.onnx.session import Session, providers
 from tests.conftest import ROOT
 from tests.onnx_tools import draw_as_the_graph_does, model_of, snr_db
@@ -114,6 +115,19 @@ def test_a_whole_song_equals_torch_with_the_same_noise(root: Path, monkeypatch: 
     assert np.array_equal(again, audio)
     other, _ = graphs.convert(song, mix, replace(given, seed=7))
     assert snr_db(other, audio) < 40
+
+
+@pytest.mark.parametrize(("decoder", "hums"), [("nsf-hifigan", False), ("nsf-istft", True), (None, False)])
+def test_the_folder_tells_whether_its_decoder_hums_in_rests(folder: Path, decoder: str | None, hums: bool) -> None:
+    """As torch learns it from the config; folders of before it was written do as they did."""
+    values = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
+    assert values["vocoder_name"] == "nsf-hifigan"
+    if decoder is None:
+        del values["vocoder_name"]
+    else:
+        values["vocoder_name"] = decoder
+    (folder / "parts.json").write_text(json.dumps(values), encoding="utf-8")
+    assert OnnxNetworks(folder, "cpu").load_generator()[1].hums_in_rests == hums
 
 
 def test_fcpe_finds_the_pitch_that_torch_finds(root: Path) -> None:

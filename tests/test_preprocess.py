@@ -527,6 +527,33 @@ def test_missing_weights_stop_with_the_file_and_the_way_to_get_it(
     assert "pretrain/tiny.pt" in capsys.readouterr().err
 
 
+def test_a_missing_predictor_is_found_before_workers_start(
+    place: Workplace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.record("a.wav")
+    place.record("b.wav")
+    monkeypatch.setattr("modules.data.worker_pool.run_all", lambda *_: pytest.fail("workers were started"))
+    assert place.run("--num_processes", "2", predictor="rmvpe") == 2
+    assert "--f0_predictor pm" in capsys.readouterr().err
+
+
+def test_notes_beyond_the_predictor_are_told_of_once_a_speaker(
+    place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would be trained as unvoiced, or an octave low."""
+    t = np.arange(RATE) / RATE
+    high = sum(np.sin(2 * np.pi * 1500 * harmonic * t) / harmonic for harmonic in range(1, 6)) * 0.2
+    for name in ("a.wav", "b.wav"):
+        place.record(name, np.concatenate([VOICE, high.astype(np.float32)]))
+    assert place.run() == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: alice")]
+    assert "above 1100 Hz" in line and "--f0_max 1700" in line
+    assert place.run() == 0
+    assert "warning" not in capsys.readouterr().err  # nothing was made
+    assert place.run("--f0_max", "1700", predictor="pm") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_a_missing_vocoder_stops_with_its_name(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     place.record("a.wav")
     (place.root / "pretrain/nsf_hifigan/config.json").unlink()

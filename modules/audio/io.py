@@ -38,6 +38,8 @@ FFMPEG_EXTENSIONS = frozenset(
 AUDIO_EXTENSIONS = NATIVE_EXTENSIONS | FFMPEG_EXTENSIONS
 
 BLOCK_SECONDS = 30.0  # of stream_audio
+CANCELLED = 10 ** (-20 / 10)  # power of a mix over that of its channels; a wide stereo picture stays far above
+INAUDIBLE = 10 ** (-60 / 10)  # power of what lossy formats make of silence
 _LOAD_SECONDS = 10.0  # decoded at a time by load_audio, which holds the result besides
 _DEFAULT_SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".ogg": "VORBIS", ".opus": "OPUS", ".mp3": "MPEG_LAYER_III"}
 _UNKNOWN_FRAMES = 1 << 40  # libsndfile gives a huge count where the header does not know the length
@@ -185,6 +187,18 @@ def audio_writer(
             sound.close()
 
 
+class _Forward(soundfile.SoundFile):
+    """A file that is read from its start to its end.
+
+    soundfile seeks after every block to where it is already, and there decoders of mp3 begin anew: up to 30 ms of
+    silence at the border of two blocks.
+    """
+
+    def seekable(self) -> bool:
+        """Never, so that it does not."""
+        return False
+
+
 class _WholeFile(io.FileIO):
     """A file that remembers why a write failed; libsndfile itself only says that one did."""
 
@@ -221,10 +235,10 @@ def _open(source: Source, name: object) -> Iterator[soundfile.SoundFile]:
         opened = source
     with contextlib.ExitStack() as stack:
         try:
-            sound = stack.enter_context(soundfile.SoundFile(opened))
+            sound = stack.enter_context(_Forward(opened))
         except soundfile.LibsndfileError as error:
             decoded = stack.enter_context(_decoded_by_ffmpeg(source, name, error))
-            sound = stack.enter_context(soundfile.SoundFile(decoded))
+            sound = stack.enter_context(_Forward(decoded))
         if sound.frames == 0:
             raise UserError("the audio file holds no samples", name, "record or export it again")
         if sound.samplerate < _MIN_RATE:
@@ -286,7 +300,11 @@ def _reason(error: Exception) -> str:
 
 
 def _mono_blocks(sound: soundfile.SoundFile, name: object, block_seconds: float) -> Iterator[np.ndarray]:
-    """Blocks float32 [n] of an open file, its channels averaged, every sample finite."""
+    """Blocks float32 [n] of an open file, its channels averaged, every sample finite.
+
+    Of two channels that cancel each other, as one of them with its poles swapped does, the left one is taken.
+    """
+    cancel = sound.channels == 2 and _channels_cancel(sound, name)
     position = 0
     for block in _raw_blocks(sound, name, block_seconds):
         if not np.isfinite(block).all():
@@ -294,7 +312,33 @@ def _mono_blocks(sound: soundfile.SoundFile, name: object, block_seconds: float)
             what = f"the audio holds NaN or infinite samples (first at {seconds:.3f} s)"
             raise UserError(what, name, "export it again from the program that made it")
         position += len(block)
-        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+        yield block[:, 0] if cancel or block.shape[1] == 1 else block.mean(axis=1)
+
+
+def _channels_cancel(sound: soundfile.SoundFile, name: object) -> bool:
+    """Whether next to nothing is left of the mix, wherever in the file there is sound.
+
+    Of most files only the first second with sound is looked at. Damage is for the reader that comes after.
+    """
+    if isinstance(sound.name, (str, os.PathLike)):
+        with _Forward(sound.name) as again:
+            return _mix_is_silent(_raw_blocks(again, name, 1.0))
+    cancel = _mix_is_silent(_raw_blocks(sound, name, 1.0))
+    sound.seek(0)
+    return cancel
+
+
+def _mix_is_silent(blocks: Iterable[np.ndarray]) -> bool:
+    cancelled = False
+    with contextlib.suppress(UserError), np.errstate(all="ignore"):
+        for block in blocks:
+            apart, mixed = (float(np.square(x, dtype=np.float64).mean()) for x in (block, block.mean(axis=1)))
+            if apart < INAUDIBLE:
+                continue
+            cancelled = mixed < CANCELLED * apart
+            if not cancelled:
+                break
+    return cancelled
 
 
 def _raw_blocks(sound: soundfile.SoundFile, name: object, block_seconds: float) -> Iterator[np.ndarray]:

@@ -123,7 +123,7 @@ def envelope(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 def envelope_curve(sample_rate: int) -> RmsCurve:
     """What ``envelope`` measures, to be fed block by block."""
     hop = sample_rate // 2
-    return RmsCurve(window=2 * hop, hop=hop)
+    return RmsCurve(2 * hop, hop, without_offset=True)
 
 
 class EnvelopeGain:

@@ -35,13 +35,15 @@ class RmsCurve:
 
     Args:
         window, hop: samples.
+        without_offset: take the mean of each window off; an offset, as cheap microphones have, is nothing to hear.
     """
 
-    def __init__(self, window: int, hop: int) -> None:
+    def __init__(self, window: int, hop: int, without_offset: bool = False) -> None:
         self.window = window
         self.hop = hop
+        self.without_offset = without_offset
         self.samples = 0
-        self._power = np.zeros(window // 2, np.float32)  # squared samples that later frames still need
+        self._rest = np.zeros(window // 2, np.float32)  # samples that later frames still need
         self._skip = 0  # samples to come that no frame sees, where the hop is longer than the window
         self._frames: list[np.ndarray] = []
         self._count = 0
@@ -51,32 +53,45 @@ class RmsCurve:
         self.samples += len(block)
         skipped = min(self._skip, len(block))
         self._skip -= skipped
-        self._power = np.concatenate([self._power, np.square(block[skipped:], dtype=np.float32)])
-        self._take((len(self._power) - self.window) // self.hop + 1)
+        self._rest = np.concatenate([self._rest, np.asarray(block[skipped:], dtype=np.float32)])
+        self._take((len(self._rest) - self.window) // self.hop + 1)
 
     def finish(self) -> np.ndarray:
         """The curve, float32 [1 + samples // hop]."""
         missing = 1 + self.samples // self.hop - self._count
         need = (missing - 1) * self.hop + self.window
-        self._power = np.pad(self._power, (0, max(0, need - len(self._power))))
+        self._rest = np.pad(self._rest, (0, max(0, need - len(self._rest))))
         self._take(missing)
         return np.concatenate(self._frames) if self._frames else np.zeros(0, np.float32)
 
     def _take(self, frames: int) -> None:
         if frames <= 0:
             return
-        windows = np.lib.stride_tricks.sliding_window_view(self._power, self.window)[:: self.hop][:frames]
-        self._frames.append(np.sqrt(windows.mean(axis=1, dtype=np.float32)))
+        power = self._means(np.square(self._rest), frames)
+        if self.without_offset:
+            power = np.maximum(power - self._power_of_offset(frames), 0)
+        self._frames.append(np.sqrt(power))
         used = frames * self.hop
-        self._skip += max(0, used - len(self._power))
-        self._power = self._power[used:]
+        self._skip += max(0, used - len(self._rest))
+        self._rest = self._rest[used:]
         self._count += frames
+
+    def _power_of_offset(self, frames: int) -> np.ndarray:
+        starts = (self._count + np.arange(frames)) * self.hop - self.window // 2
+        heard = np.minimum(starts + self.window, self.samples) - np.maximum(starts, 0)  # samples, not padding
+        share = (self.window / np.maximum(heard, 1)).astype(np.float32)
+        return np.square(self._means(self._rest, frames)) * share
+
+    def _means(self, values: np.ndarray, frames: int) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(values, self.window)[:: self.hop][:frames]
+        return windows.mean(axis=1, dtype=np.float32)
 
 
 def slicing_curve(sample_rate: int, min_interval_ms: float = 300) -> RmsCurve:
     """The RMS curve by which slice_rms decides: windows of four hops."""
     hop = round(sample_rate * _HOP_MS / 1000)
-    return RmsCurve(window=min(round(sample_rate * min_interval_ms / 1000), 4 * hop), hop=hop)
+    window = min(round(sample_rate * min_interval_ms / 1000), 4 * hop)
+    return RmsCurve(window, hop, without_offset=True)
 
 
 def slice_audio(

@@ -9,7 +9,7 @@ import os
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -31,7 +31,7 @@ from modules.data.worker_pool import CannotStart, Failure, is_fatal, reason
 from modules.errors import UserError
 
 if TYPE_CHECKING:
-    from modules.f0 import F0Predictor
+    from modules.f0 import F0Predictor, RangeReport
     from vdecoder.mel_vocoder import MelExtractor
     from vencoder.encoder import SpeechEncoder
 
@@ -93,9 +93,17 @@ class FeatureSettings:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a wav: which features were made; none where all of them were current."""
+    """What became of a wav.
+
+    Attributes:
+        features: which were made; none where all of them were current.
+        f0_range: how far it leaves what the f0 predictor can find, where f0 was made.
+        voiced: frames of it that are.
+    """
 
     features: tuple[str, ...]
+    f0_range: RangeReport | None = field(default=None, compare=False)
+    voiced: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -199,8 +207,7 @@ class FeatureMaker:
         all_units = self._encode([clip for clip in clips if "units" in clip.missing])
         for clip in clips:
             with _noted(outcomes, clip.wav, self.debug):
-                self._make(clip, all_units.get(clip.wav))
-                outcomes[clip.wav] = Made(tuple(clip.missing))
+                outcomes[clip.wav] = self._make(clip, all_units.get(clip.wav))
         return [outcomes[wav] for wav in wavs]
 
     def _read(self, wav: Path) -> _Clip | None:
@@ -246,7 +253,7 @@ class FeatureMaker:
     def _encoder_input(self, clip: _Clip) -> Tensor:
         return torch.from_numpy(resample(clip.audio, self.settings.sample_rate, SPEECH_RATE)).to(self.device)
 
-    def _make(self, clip: _Clip, units: Tensor | None) -> None:
+    def _make(self, clip: _Clip, units: Tensor | None) -> Made:
         """Make and write what is missing. Until all of it is written the stamp does not name any of it."""
         paths = FeaturePaths.of(clip.wav)
         if paths.stamp.is_file():
@@ -258,10 +265,12 @@ class FeatureMaker:
             if not torch.isfinite(units).all():
                 raise UserError("the encoder gave units that are not finite", clip.wav, "try -d cpu")
             features.save_units(paths.units, units)
+        made = Made(tuple(missing))
         if "f0" in missing:
             np.random.seed(int(clip.stamp.digest[:8], 16))  # crepe dithers its input
             contour = self.predictor(audio)
             features.save_f0(paths.f0, contour.f0, contour.uv)
+            made = Made(made.features, self._range(audio), float(contour.uv.sum()))
         if "spec" in missing:
             tensor = torch.from_numpy(audio)[None].to(self.device)
             spec = spectrogram(tensor, settings.n_fft, settings.hop_length, settings.win_length)[0]
@@ -272,6 +281,14 @@ class FeatureMaker:
             rng = random.Random(f"{settings.seed} {clip.stamp.digest}")
             save_mels(paths, make_mels(audio, self.mel_extractor, settings.hop_length, rng, self.device))
         features.write_stamp(clip.wav, Stamp(clip.stamp.digest, {**clip.stamp.keys, **missing}))
+        return made
+
+    def _range(self, audio: np.ndarray) -> RangeReport:
+        """How far a clip leaves what the predictor can find: what it misses is trained as unvoiced."""
+        from modules.f0 import check_range
+
+        settings, (low, high) = self.settings, self.predictor.reach
+        return check_range(audio, settings.sample_rate, hop_length=settings.hop_length, f0_min=low, f0_max=high)
 
     def _remove_stale(self, clip: _Clip, paths: FeaturePaths) -> None:
         """Delete features that belong to another content of the wav and are not made anew in this run."""

@@ -60,6 +60,35 @@ class RangeReport:
         return f"{' and '.join(parts)}: those notes are lost or come out in another octave; use {fix}"
 
 
+@dataclass
+class RangeTally:
+    """The reports of the parts of a song, or of the clips of a speaker, together."""
+
+    voiced: float = 0.0  # frames
+    above: float = 0.0
+    below: float = 0.0
+    highest: float = 0.0  # Hz
+    lowest: float = math.inf
+    f0_min: float = 0.0
+    f0_max: float = math.inf
+
+    def add(self, report: RangeReport, voiced: float) -> None:
+        """Take in the report of a part with so many voiced frames."""
+        self.voiced += voiced
+        self.above += report.above * voiced
+        self.below += report.below * voiced
+        self.highest = max(self.highest, report.highest)
+        self.lowest = min(self.lowest, report.lowest or math.inf)
+        self.f0_min, self.f0_max = report.f0_min, report.f0_max
+
+    @property
+    def message(self) -> str:
+        """One sentence for the user, empty where there is nothing to say."""
+        frames = max(1.0, self.voiced)
+        above, below = self.above / frames, self.below / frames
+        return RangeReport(above, below, self.highest, self.lowest, self.f0_min, self.f0_max).message
+
+
 def check_range(
     audio: NDArray[np.floating],
     sample_rate: int = 44100,

@@ -201,6 +201,7 @@ class IndexBlender:
 
         self.path, self.speakers = path, speakers
         self.indexes = retrieval.load(path)
+        retrieval.check_speakers(self.indexes, speakers, path)
 
     def blend(self, units: np.ndarray, speaker: int, ratio: float) -> np.ndarray:
         """Towards the nearest frames of the speaker's recordings."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.f0 import F0Contour, F0Predictor, RangeReport, cached_predictor, check_range
+from modules.f0 import F0Contour, F0Predictor, cached_predictor, check_range
+from modules.f0.range_check import RangeTally
 from modules.inference.options import InferenceOptions
 
 Reader = Callable[[int, int], np.ndarray]  # samples [start, stop) of a padded piece
@@ -91,45 +92,25 @@ class SongF0:
         self.f0[at[kept] // self.hop_length] = (contour.f0 * contour.uv)[kept]
 
 
-@dataclass
 class SongRange:
     """How far a song leaves the range of the f0 predictor, gathered piece by piece."""
 
-    finder: PitchFinder
-    options: InferenceOptions
-    voiced: float = 0.0  # frames
-    above: float = 0.0
-    below: float = 0.0
-    highest: float = 0.0  # Hz
-    lowest: float = np.inf
+    def __init__(self, finder: PitchFinder, options: InferenceOptions) -> None:
+        self.finder, self.options = finder, options
+        self.tally = RangeTally()
 
     def update(self, read: Reader, contour: F0Contour) -> None:
         """Take in a padded piece and the contour that was found in it."""
-        hop, longest = self.finder.hop_length, int(WINDOW_SECONDS * self.finder.sample_rate / self.finder.hop_length)
+        rate, hop = self.finder.sample_rate, self.finder.hop_length
+        longest = int(WINDOW_SECONDS * rate / hop)
+        low, high = self.finder.predictor(self.options).reach
         for start in range(0, len(contour.uv), longest):
             stop = min(start + longest, len(contour.uv))
             voiced = float(contour.uv[start:stop].sum())
             if voiced:
-                self._update(read(start * hop, stop * hop), voiced)
-
-    def _update(self, audio: np.ndarray, voiced: float) -> None:
-        low, high = self.finder.predictor(self.options).reach
-        hop = self.finder.hop_length
-        report = check_range(audio, self.finder.sample_rate, hop_length=hop, f0_min=low, f0_max=high)
-        self.voiced += voiced
-        self.above += report.above * voiced
-        self.below += report.below * voiced
-        self.highest = max(self.highest, report.highest)
-        self.lowest = min(self.lowest, report.lowest or np.inf)
+                audio = read(start * hop, stop * hop)
+                self.tally.add(check_range(audio, rate, hop_length=hop, f0_min=low, f0_max=high), voiced)
 
     def message(self) -> str:
         """What to tell the user; empty where the song stays in the range."""
-        low, high = self.finder.predictor(self.options).reach
-        return RangeReport(
-            above=self.above / max(1.0, self.voiced),
-            below=self.below / max(1.0, self.voiced),
-            highest=self.highest,
-            lowest=self.lowest,
-            f0_min=low,
-            f0_max=high,
-        ).message
+        return self.tally.message

@@ -7,8 +7,9 @@ in a temporary file, is cut at its silences, converted window by window, and wri
 from __future__ import annotations
 
 import gc
+import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,9 @@ from modules.inference.windows import PaddedPiece, Piece, Window, WindowInput
 Emit = Callable[[np.ndarray], None]
 Progress = Callable[[float], None]  # share of the song that is done, 0 to 1
 SILENT_DB = -120.0
+NOTHING_DB = -90.0  # the loudest moment of a song that is silence
+HEARD_DB = 30.0  # under the loudest moment of a song: what is heard beside it
+WORTH_A_WARNING = 0.1  # of what is heard
 
 
 class Cancelled(Exception):
@@ -239,7 +243,7 @@ class Svc:
         options = options or InferenceOptions()
         self.check(options)
         singer, stop = self.resolve_speaker(speaker), _stopper(cancel)
-        chunks = self._slice(spool, blocks, options, stop)
+        chunks, lost = self._slice(spool, blocks, options, stop)
         song_f0 = SongF0(spool.length, self._voice().hop_length)
         job = _Job(spool, options, singer, stop, SongRange(self.pitch, options), song_f0)
         report = Report(seconds=spool.length / self.sample_rate, f0=song_f0.f0)
@@ -262,15 +266,15 @@ class Svc:
                 if progress is not None:
                     progress((start + len(audio)) / spool.length)
         adder.finish(spool.length)
-        report.warnings += [line for line in [job.song_range.message()] if line]
+        report.warnings += [line for line in (lost, job.song_range.message()) if line]
         if report.peak > 1.0:
             report.warnings.append(f"the result is up to {20 * np.log10(report.peak):.1f} dB over full scale")
         return report
 
     def _slice(
         self, spool: AudioSpool, blocks: Iterable[np.ndarray], options: InferenceOptions, stop: Callable[[], None]
-    ) -> list[Chunk]:
-        """Put the song on disk and find its silences on the way."""
+    ) -> tuple[list[Chunk], str]:
+        """Put the song on disk and find its silences on the way; gives them, and what to tell of them."""
         curve = slicing_curve(self.sample_rate)
         for block in blocks:
             stop()
@@ -278,7 +282,8 @@ class Svc:
             curve.push(block)
         rms = curve.finish()
         chunks = slice_rms(rms, spool.length, self.sample_rate, threshold_db=options.slice_db)
-        return [mark_silent(chunk, rms, curve.hop, options.slice_db) for chunk in chunks]
+        chunks = [mark_silent(chunk, rms, curve.hop, options.slice_db) for chunk in chunks]
+        return chunks, left_silent(chunks, rms, curve.hop, options.slice_db)
 
     def _sing(self, piece: Piece, job: _Job) -> Iterator[tuple[int, np.ndarray]]:
         """Convert a piece; gives positions in the song and audio, faded, to be added up."""
@@ -340,6 +345,27 @@ def mark_silent(chunk: Chunk, rms: np.ndarray, hop: int, threshold_db: float) ->
     """A chunk that the slicer left whole although nothing in it is loud enough is silent as well."""
     loudest = rms[chunk.start // hop : -(-chunk.stop // hop) + 1].max(initial=0.0)
     return Chunk(chunk.start, chunk.stop, chunk.silent or bool(loudest < 10 ** (threshold_db / 20)))
+
+
+def left_silent(chunks: Sequence[Chunk], rms: np.ndarray, hop: int, threshold_db: float) -> str:
+    """What to tell the user where much of what can be heard is silent in the result; empty where all is well.
+
+    Args:
+        rms: [F] of the song, a frame each ``hop`` samples.
+    """
+    loudest = float(rms.max(initial=0.0))
+    if loudest < 10 ** (NOTHING_DB / 20):
+        return ""
+    heard = rms >= loudest * 10 ** (-HEARD_DB / 20)
+    silent = np.zeros(len(rms), dtype=bool)
+    for chunk in chunks:
+        silent[chunk.start // hop : -(-chunk.stop // hop)] = chunk.silent
+    share = float((heard & silent).sum() / heard.sum())
+    if share <= WORTH_A_WARNING:
+        return ""
+    lower = max(SILENT_DB, math.floor((20 * math.log10(loudest) - HEARD_DB) / 10) * 10)
+    what = f"{share:.0%} of what can be heard is quieter than --slice_db {threshold_db:g} and left silent"
+    return f"{what}; try -sd {lower:g}"
 
 
 def _frame_loudness(read: Callable[[int, int], np.ndarray], n_frames: int, hop_length: int) -> np.ndarray:

@@ -164,7 +164,8 @@ class Exporter:
     def _export_index(self) -> None:
         from modules.onnx.export.retrieval import export_index
 
-        self._copy("retrieval", "retrieval.npz", self.folder / "feature_and_index.pkl", export_index)
+        write = partial(export_index, speakers=self.config.spk)
+        self._copy("retrieval", "retrieval.npz", self.folder / "feature_and_index.pkl", write)
 
     def _copy(self, part: str, file: str, source: Path, write: Callable[[Path, Path], int]) -> None:
         width = write(source, self.folder / file)

@@ -20,11 +20,20 @@ def export_centres(source: Path, target: Path) -> int:
     return next(iter(centres.values())).shape[1]
 
 
-def export_index(source: Path, target: Path) -> int:
-    """A feature index, ours or the original's, to retrieval.npz; returns its width. Raises UserError."""
+def export_index(source: Path, target: Path, speakers: Mapping[str, int]) -> int:
+    """A feature index, ours or the original's, to retrieval.npz; returns its width.
+
+    Args:
+        speakers: name -> id of the model that it is to serve.
+
+    Raises:
+        UserError: there is none, it is broken, or it is another model's.
+    """
     arrays: dict[str, np.ndarray] = {}
     width = 0
-    for speaker_id, speaker in retrieval.load(source).items():
+    indexes = retrieval.load(source)
+    retrieval.check_speakers(indexes, speakers, source)
+    for speaker_id, speaker in indexes.items():
         for part, values in index_arrays(speaker.index).items():
             arrays[f"{speaker_id}.{part}"] = values
         arrays[f"{speaker_id}.nprobe"] = np.array(speaker.nprobe)
