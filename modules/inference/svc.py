@@ -23,10 +23,11 @@ from modules.errors import UserError
 from modules.f0 import F0Contour, clear_cache
 from modules.inference import windows
 from modules.inference.assembly import AudioSpool, OverlapAdder, read_piece
+from modules.inference.backend import open_networks
 from modules.inference.options import InferenceOptions, ModelOptions
 from modules.inference.pitch import PitchFinder, SongF0, SongRange
 from modules.inference.speaker_mix import Speaker, SpeakerMix, speaker_id
-from modules.inference.voice import Networks, load_voice
+from modules.inference.voice import load_voice
 from modules.inference.windows import PaddedPiece, Piece, Window, WindowInput
 
 Emit = Callable[[np.ndarray], None]
@@ -120,15 +121,7 @@ class Svc:
         Raises:
             UserError: a file is missing or broken, or parts do not fit together.
         """
-        networks: Networks
-        if options.onnx is not None:
-            from modules.onnx.networks import OnnxNetworks
-
-            networks = OnnxNetworks(options.onnx, options.device)
-        else:
-            from modules.inference.networks import TorchNetworks
-
-            networks = TorchNetworks(options, pretrain_dir)
+        networks = open_networks(options, pretrain_dir)
         voice = load_voice(networks, options)
         pitch = PitchFinder(
             voice.sample_rate,
