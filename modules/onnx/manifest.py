@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from modules.errors import UserError
 from modules.files import write_text
+from modules.text_formats import parse_json, read_text
 
 FILE = "parts.json"
 FORMAT = 1
@@ -118,11 +121,16 @@ class Manifest:
         if not path.is_file():
             raise UserError(f"the folder holds no exported model: there is no {FILE}", folder, EXPORT)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(read_text(path))
             if values.pop("format", None) != FORMAT:
                 raise UserError("the folder was written by another version", path, EXPORT)
             facts = {part: _read_facts(part, found, folder) for part, found in values.pop("facts", {}).items()}
-            return cls(**values, facts=facts)
+            manifest = cls(**values, facts=facts)
+            for each in (manifest, *facts.values()):
+                _check_types(each)
+            if not all((manifest.sampling_rate, manifest.hop_length, manifest.ssl_dim, manifest.n_speakers)):
+                raise ValueError("a size of 0")
+            return manifest
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise UserError(f"{FILE} is damaged ({error})", path, EXPORT) from None
 
@@ -135,8 +143,9 @@ class Manifest:
         if part not in self.parts:
             known = ", ".join(sorted(self.parts))
             raise UserError(f"{flag} needs the part {part}, and only {known} were exported", folder, EXPORT)
-        path = folder / self.parts[part]
-        if not path.is_file():
+        name = self.parts[part]
+        path = folder / name
+        if Path(name).name != name or not path.is_file():  # a file outside the folder is none of its parts
             raise UserError(f"the part {part} is missing", path, "put the file back, or " + EXPORT)
         return path
 
@@ -146,6 +155,24 @@ class Manifest:
         if not isinstance(facts, kind):
             raise UserError(f"{FILE} does not tell the facts of {part}", folder, EXPORT)
         return facts
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {  # no pydantic: it is not part of every install
+    "int": lambda value: type(value) is int and value >= 0,
+    "float": lambda value: type(value) in (int, float) and math.isfinite(value),
+    "bool": lambda value: type(value) is bool,
+    "str": lambda value: isinstance(value, str),
+    "dict[str, int]": lambda value: isinstance(value, dict) and all(type(number) is int for number in value.values()),
+    "dict[str, str]": lambda value: isinstance(value, dict) and all(isinstance(word, str) for word in value.values()),
+}
+
+
+def _check_types(values: Any) -> None:
+    """Raises ValueError where a field of a dataclass is not of its type."""
+    for key in dataclasses.fields(values):
+        value = getattr(values, key.name)
+        if key.type in _KINDS and not _KINDS[str(key.type)](value):
+            raise ValueError(f"{key.name} is {value!r}")
 
 
 def _read_facts(part: str, values: dict[str, Any], folder: Path) -> Facts:
