@@ -206,9 +206,14 @@ def _deserialize(data: np.ndarray) -> Any:
     Raises:
         ValueError, RuntimeError, MemoryError: there is no such index in them.
     """
-    faiss.set_deserialization_vector_byte_limit(len(data))
+    limits = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+    faiss.set_deserialization_vector_byte_limit(len(data))  # they hold for the whole process
     faiss.set_deserialization_loop_limit(len(data))
-    index = faiss.deserialize_index(data)
+    try:
+        index = faiss.deserialize_index(data)
+    finally:
+        faiss.set_deserialization_vector_byte_limit(limits[0])
+        faiss.set_deserialization_loop_limit(limits[1])
     if not isinstance(index, faiss.IndexIVFFlat | faiss.IndexFlat):
         raise ValueError(f"an index of kind {type(index).__name__}")
     SpeakerIndex(index, 1).search(np.zeros((1, index.d), np.float32))

@@ -345,7 +345,7 @@ def _misfits(config: Config) -> Iterator[_Misfit]:
         what = f"segments of {config.train.segment_size} samples are shorter than the {least} that a mel needs"
         yield _Misfit("train.segment_size", what)
     if model.vocoder_name != "nsf-istft":
-        for misfit in decoder_misfits(model, data.hop_length):
+        for misfit in decoder_misfits(model, data.hop_length, "data.hop_length"):
             yield _Misfit(f"model.{misfit.key}", misfit.what)
 
 
@@ -364,11 +364,11 @@ class DecoderShape(Protocol):
     def resblock_dilation_sizes(self) -> Sequence[Sequence[int]]: ...
 
 
-def decoder_misfits(model: DecoderShape, hop_length: int) -> Iterator[_Misfit]:
+def decoder_misfits(model: DecoderShape, hop_length: int, hop_key: str) -> Iterator[_Misfit]:
     """Sizes of a decoder that cannot go together, by their keys."""
     rates, kernels = model.upsample_rates, model.upsample_kernel_sizes
     if math.prod(rates) != hop_length:
-        what = f"{' x '.join(map(str, rates))} is {math.prod(rates)}, and the hop is {hop_length}"
+        what = f"{' x '.join(map(str, rates))} is {math.prod(rates)}, and {hop_key} {hop_length}"
         yield _Misfit("upsample_rates", what)
     if len(kernels) != len(rates):
         yield _Misfit("upsample_kernel_sizes", f"{len(kernels)} sizes for {len(rates)} upsample_rates")

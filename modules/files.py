@@ -71,6 +71,14 @@ def _is_left_over(path: Path, host: str, process: int) -> bool:
         return True
     except OSError:
         return False
+    return _is_zombie(process)
+
+
+def _is_zombie(process: int) -> bool:
+    """Whether a process is gone but for its number, which nobody has asked for; only Linux tells."""
+    with contextlib.suppress(OSError, IndexError):
+        status = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+        return status.rpartition(")")[2].split()[0] == "Z"
     return False
 
 

@@ -161,7 +161,7 @@ def lists() -> tuple[list[str], list[str]]:
 
 def silent_clip(path: str) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.zeros(8000, np.int16), 8000, format="WAV")
+    soundfile.write(path, np.zeros(44100, np.int16), 44100, format="WAV")
 
 
 def test_no_copy_validates_and_none_of_a_validation_clip_trains(

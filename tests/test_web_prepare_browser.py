@@ -205,7 +205,7 @@ def test_a_voice_is_prepared_trained_watched_stopped_and_released(browser: Any, 
     curves.locator('figure[data-curve="loss/g/mel"]').wait_for()
     tab.open()  # the page is loaded anew
     assert tab.value("prepare-model input") == MODEL and tab.state("train") == "running"
-    assert tab.value("prepare-encoder input") == "whisper-ppg-tiny"
+    tab.wait_for(lambda: tab.value("prepare-encoder input") == "whisper-ppg-tiny")
     assert "alice" in tab["prepare-speakers"].locator("label:has(input:checked)").all_text_contents()[0]
     metrics = home / "logs" / MODEL / "metrics.jsonl"
     seen = read_metrics(metrics)[-1]["step"]

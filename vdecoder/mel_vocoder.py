@@ -89,7 +89,7 @@ class VocoderConfig:
             first = error.errors()[0]
             what = f"{first['msg']}; found {first['input']!r}"
             raise UserError(what, f"{source}, key {first['loc'][0]}", "get the vocoder again") from None
-        for misfit in decoder_misfits(config, config.hop_size):
+        for misfit in decoder_misfits(config, config.hop_size, "hop_size"):
             raise UserError(misfit.what, f"{source}, key {misfit.key}", "get the vocoder again")
         if not config.hop_size <= config.win_size <= config.n_fft or config.fmin >= config.fmax:
             raise UserError("its windows or its range of the mel make no sense", source, "get the vocoder again")
