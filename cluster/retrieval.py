@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from unicodedata import normalize
 
 import faiss
 import numpy as np
+from pydantic import Field
 
 from cluster import kmeans
 from cluster.neighbours import NEIGHBOURS, neighbour_weights
@@ -22,7 +23,7 @@ from modules import pickles
 from modules.errors import UserError
 from modules.files import write_bytes, write_text
 from modules.pickles import BrokenPickle, Call, RefusedName, Unfinished
-from modules.text_formats import parse_json, read_text
+from modules.text_formats import read_as
 
 MAX_FRAMES = 200_000  # more frames than this are first reduced to REDUCED_FRAMES centres
 REDUCED_FRAMES = 10_000
@@ -181,16 +182,28 @@ def load(path: str | Path) -> dict[int, SpeakerIndex]:
     raise UserError("there is no feature index", path, "make one with train_index.py")
 
 
+@dataclass(frozen=True)
+class _Entry:
+    file: str
+    nprobe: Annotated[int, Field(ge=1, le=2**20)]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class _IndexFile:
+    speakers: dict[int, _Entry]
+
+
 def _load_folder(folder: Path) -> dict[int, SpeakerIndex]:
-    text = read_text(folder / INDEX_FILE, "feature index", _REBUILD)
+    content = read_as(_IndexFile, folder / INDEX_FILE)
     try:
+        if content is None:
+            raise ValueError(INDEX_FILE)
         return {
-            int(speaker_id): SpeakerIndex(
-                _read_index(folder, entry["file"]), int(entry["nprobe"]), str(entry.get("name", ""))
-            )
-            for speaker_id, entry in parse_json(text)["speakers"].items()
+            speaker_id: SpeakerIndex(_read_index(folder, entry.file), entry.nprobe, entry.name)
+            for speaker_id, entry in content.speakers.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
         raise UserError(f"the feature index is broken ({type(error).__name__})", folder, _REBUILD) from None
 
 

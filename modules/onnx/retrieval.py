@@ -62,6 +62,17 @@ class Cells:
     offsets: np.ndarray
     nprobe: int
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where the parts do not belong together."""
+        flat = self.centroids.ndim == self.vectors.ndim == 2 and self.offsets.ndim == 1 and self.nprobe > 0
+        if not flat or self.centroids.shape[1] != self.vectors.shape[1] or self.offsets.dtype.kind not in "iu":
+            raise ValueError("parts of other kinds")
+        ends = self.offsets[:1].tolist() + self.offsets[-1:].tolist()
+        if ends != [0, len(self.vectors)] or len(self.offsets) != len(self.centroids) + 1:
+            raise ValueError("cells that do not fill the index")
+        if (np.diff(self.offsets.astype(np.int64)) < 0).any():
+            raise ValueError("cells in no order")
+
     def search(self, queries: np.ndarray, k: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances [T, k] and vectors [T, k, dim] of the nearest frames in the cells looked into.
 
@@ -100,7 +111,7 @@ class RetrievalBlender:
                 int(key): Cells(centroids, vectors, offsets, int(nprobe))
                 for key, (centroids, vectors, offsets, nprobe) in parts.items()
             }
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise UserError(f"the file holds no feature index ({error})", path, EXPORT) from None
 
     def blend(self, units: np.ndarray, speaker: int, ratio: float) -> np.ndarray:
