@@ -69,6 +69,6 @@ def fastest_dtype(device: torch.device, *, wide_range: bool = False) -> torch.dt
             float16, which has three bits more of mantissa.
     """
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if wide_range and native else torch.float16
+        native = wide_range and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32

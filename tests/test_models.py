@@ -14,12 +14,11 @@ import models
 from models import (
     MultiPeriodDiscriminator,
     SynthesizerTrn,
-    best_precision,
     prepare_for_inference,
 )
 from modules import checkpoint
 from modules.config import Config
-from modules.devices import cpu_has_bf16
+from modules.devices import cpu_has_bf16, fastest_dtype
 from modules.errors import UserError
 from modules.nn.flows import Coupling
 from modules.nn.losses import discriminator_loss, generator_loss, kl_loss
@@ -362,9 +361,9 @@ def test_bf16_of_a_full_size_model_stays_within_45_db_of_fp32(parity_pack: Path)
 
 
 def test_auto_is_the_fastest_precision_of_the_device() -> None:
-    assert best_precision(torch.device("cpu")) == (torch.bfloat16 if cpu_has_bf16() else torch.float32)
-    assert best_precision(torch.device("cuda")) == torch.float16
-    assert best_precision(torch.device("mps")) == torch.float32
+    assert fastest_dtype(torch.device("cpu")) == (torch.bfloat16 if cpu_has_bf16() else torch.float32)
+    assert fastest_dtype(torch.device("cuda")) == torch.float16
+    assert fastest_dtype(torch.device("mps")) == torch.float32
     with pytest.raises(UserError, match="fp32, bf16, fp16"):
         prepare_for_inference(small_synthesiser(), precision="int8")
 

@@ -23,7 +23,7 @@ from modules.config import (
     load_diffusion_config,
     parse_config,
 )
-from modules.devices import forget_convolution_lengths, pick_device
+from modules.devices import DTYPES, fastest_dtype, forget_convolution_lengths, pick_device
 from modules.errors import UserError
 from modules.f0 import F0Predictor, cached_predictor
 from modules.f0.rests import HUMMING_DECODERS
@@ -311,7 +311,7 @@ class TorchNetworks:
             path = elsewhere
         vocoder = MelVocoder.load(path, kind, self.torch_device)
         automatic = self.options.precision == "auto"  # a decoder like the model's own, which bears the same
-        dtype = models.best_precision(self.torch_device) if automatic else models.PRECISIONS[self.options.precision]
+        dtype = fastest_dtype(self.torch_device) if automatic else DTYPES[self.options.precision]
         vocoder.generator.set_precision(dtype)
         return vocoder
 
