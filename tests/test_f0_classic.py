@@ -291,3 +291,14 @@ def test_the_range_message_names_what_finds_the_notes() -> None:
     assert "--f0_predictor pm or harvest with --f0_max 1600" in report.message
     report = RangeReport(above=0.0, below=0.3, highest=0.0, lowest=31.0, f0_min=50, f0_max=1100)
     assert "--f0_min 25" in report.message and "--f0_max" not in report.message
+
+
+def test_what_a_network_has_found_is_no_note_beyond_it() -> None:
+    """Praat takes a formant of a low voice for a high note now and then; a network that found the voice says no."""
+    high = tone(1400.0, 1.0)
+    frames = len(high) // 512
+    assert check_range(high, found=np.zeros(frames)).above > 0.5
+    assert check_range(high, found=np.ones(frames)).message == ""
+    audio, _ = load_audio(SONG.parent.parent / "taro" / "scarborough_fair.flac", 44100)
+    contour = get_predictor("fcpe")(audio)
+    assert check_range(audio, found=contour.uv).message == ""

@@ -31,7 +31,7 @@ from modules.data.worker_pool import CannotStart, Failure, is_fatal, reason
 from modules.errors import UserError
 
 if TYPE_CHECKING:
-    from modules.f0 import F0Predictor, RangeReport
+    from modules.f0 import F0Contour, F0Predictor, RangeReport
     from vdecoder.mel_vocoder import MelExtractor
     from vencoder.encoder import SpeechEncoder
 
@@ -270,7 +270,7 @@ class FeatureMaker:
             np.random.seed(int(clip.stamp.digest[:8], 16))  # crepe dithers its input
             contour = self.predictor(audio)
             features.save_f0(paths.f0, contour.f0, contour.uv)
-            made = Made(made.features, self._range(audio), float(contour.uv.sum()))
+            made = Made(made.features, self._range(audio, contour), float(contour.uv.sum()))
         if "spec" in missing:
             tensor = torch.from_numpy(audio)[None].to(self.device)
             spec = spectrogram(tensor, settings.n_fft, settings.hop_length, settings.win_length)[0]
@@ -283,12 +283,14 @@ class FeatureMaker:
         features.write_stamp(clip.wav, Stamp(clip.stamp.digest, {**clip.stamp.keys, **missing}))
         return made
 
-    def _range(self, audio: np.ndarray) -> RangeReport:
+    def _range(self, audio: np.ndarray, contour: F0Contour) -> RangeReport:
         """How far a clip leaves what the predictor can find: what it misses is trained as unvoiced."""
         from modules.f0 import check_range
 
         settings, (low, high) = self.settings, self.predictor.reach
-        return check_range(audio, settings.sample_rate, hop_length=settings.hop_length, f0_min=low, f0_max=high)
+        found = None if self.predictor.halves_notes else contour.uv
+        rate, hop = settings.sample_rate, settings.hop_length
+        return check_range(audio, rate, hop_length=hop, f0_min=low, f0_max=high, found=found)
 
     def _remove_stale(self, clip: _Clip, paths: FeaturePaths) -> None:
         """Delete features that belong to another content of the wav and are not made anew in this run."""

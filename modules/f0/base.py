@@ -82,9 +82,11 @@ class F0Predictor(ABC):
 
     Attributes:
         threshold: voicing threshold, where the predictor has one: what was asked for, or its own.
+        halves_notes: notes above its reach come out an octave low; else they come out as unvoiced.
     """
 
     default_threshold = 0.05
+    halves_notes = True
 
     def __init__(self, settings: F0Settings) -> None:
         self.settings = settings

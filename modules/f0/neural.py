@@ -63,6 +63,7 @@ def windows(total: int, core: int = CORE_FRAMES, context: int = CONTEXT_FRAMES) 
 class SaliencePredictor(F0Predictor):
     """A network that gives the salience of 360 pitch bins for each 10 ms frame of 16 kHz audio."""
 
+    halves_notes = False
     pad: int  # samples of padding on both sides of the audio
     core_frames = CORE_FRAMES
     context_frames = CONTEXT_FRAMES

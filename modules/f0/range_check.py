@@ -96,11 +96,20 @@ def check_range(
     hop_length: int = 512,
     f0_min: float = 50.0,
     f0_max: float = 1100.0,
+    found: NDArray[np.floating] | None = None,
 ) -> RangeReport:
-    """Look for notes outside ``f0_min`` to ``f0_max`` in audio [T]."""
+    """Look for notes outside ``f0_min`` to ``f0_max`` in audio [T].
+
+    Args:
+        found: [frames], not 0 where a predictor that leaves notes out, rather than to halve them, found one: what Praat
+            hears there outside the range is its own slip.
+    """
     from modules.f0.pm import praat_track  # parselmouth is not part of every install
 
     track = praat_track(audio, sample_rate, hop_length, f0_min / 2, min(2 * f0_max, 0.49 * sample_rate))
+    if found is not None:
+        heard = np.pad(found[: len(track)], (0, max(0, len(track) - len(found)))) > 0
+        track = np.where(heard, np.clip(track, f0_min, f0_max), track)
     high = np.flatnonzero(_lasting(track > f0_max))
     # Praat centres its frames in the audio.
     centres = (len(audio) + (2 * high - len(track) + 1) * hop_length) // 2

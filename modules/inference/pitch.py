@@ -103,13 +103,16 @@ class SongRange:
         """Take in a padded piece and the contour that was found in it."""
         rate, hop = self.finder.sample_rate, self.finder.hop_length
         longest = int(WINDOW_SECONDS * rate / hop)
-        low, high = self.finder.predictor(self.options).reach
+        predictor = self.finder.predictor(self.options)
+        low, high = predictor.reach
         for start in range(0, len(contour.uv), longest):
             stop = min(start + longest, len(contour.uv))
             voiced = float(contour.uv[start:stop].sum())
             if voiced:
                 audio = read(start * hop, stop * hop)
-                self.tally.add(check_range(audio, rate, hop_length=hop, f0_min=low, f0_max=high), voiced)
+                found = None if predictor.halves_notes else contour.uv[start:stop]
+                report = check_range(audio, rate, hop_length=hop, f0_min=low, f0_max=high, found=found)
+                self.tally.add(report, voiced)
 
     def message(self) -> str:
         """What to tell the user; empty where the song stays in the range."""

@@ -26,6 +26,8 @@ NEEDS_PACKAGE = {"pm": "parselmouth", "dio": "pyworld", "harvest": "pyworld"}
 class SalienceGraph(F0Predictor):
     """rmvpe or fcpe: audio [1, n] at 16 kHz and a threshold [1] to f0 [frames], 0 where unvoiced."""
 
+    halves_notes = False
+
     def __init__(self, settings: F0Settings, session: Session, facts: PredictorFacts) -> None:
         self.default_threshold = facts.threshold
         super().__init__(settings)
