@@ -46,6 +46,8 @@ def _models(folder: Path) -> list[Path]:
     config.save(folder / "config.json")
     generator = models.build(config)
     optimizer = torch.optim.AdamW(generator.parameters())
+    torch.stack([weights.sum() for weights in generator.parameters()]).sum().backward()
+    optimizer.step()
     content = {"model": generator.state_dict(), "iteration": 1, "optimizer": optimizer.state_dict()}
     paths = [folder / "G_1.pth", folder / "legacy.pth", folder / "G_1.safetensors"]
     checkpoint.save(content, paths[0])
@@ -60,7 +62,7 @@ def _read_model(path: Path) -> None:
     import models
     from modules import checkpoint
     from modules.config import load_config, parse_config
-    from modules.training.resume import load_optimizer
+    from modules.training.resume import load_optimizer, optimizer_incompatibility
 
     content = checkpoint.load(path)
     state = checkpoint.model_state(content, path)
@@ -70,7 +72,9 @@ def _read_model(path: Path) -> None:
     generator = models.build(config)
     checkpoint.load_into(generator, state, path, strict=False)
     if isinstance(content, dict) and isinstance(content.get("optimizer"), dict):
-        load_optimizer(torch.optim.AdamW(generator.parameters()), content["optimizer"])
+        optimizer = torch.optim.AdamW(generator.parameters())
+        if optimizer_incompatibility(optimizer, content["optimizer"]) is None:
+            load_optimizer(optimizer, content["optimizer"])
 
 
 # --- encoders and f0 predictors

@@ -20,6 +20,7 @@ from modules.training import speaker_table
 from modules.training.lineage import Lineage, check_lineage
 
 BASE_STEP = 0  # G_0.pth and D_0.pth, or model_0.pt, are the base model to start from; they are never written
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 _WAYS: tuple[str, ...] = ("fused", "foreach", "capturable")  # how AdamW computes: the device decides, not the file
 
 
@@ -349,6 +350,8 @@ def optimizer_incompatibility(optimizer: Optimizer, saved: Any) -> str | None:
     if not isinstance(saved, dict) or not saved.get("state"):
         return "no optimizer state is in the file"
     groups = saved.get("param_groups", [])
+    if not _is_optimizer_state(saved["state"], groups):
+        return "the optimizer state is damaged"
     own = optimizer.param_groups
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own]:
         counts = [sum(len(group["params"]) for group in side) for side in (groups, own)]
@@ -357,11 +360,23 @@ def optimizer_incompatibility(optimizer: Optimizer, saved: Any) -> str | None:
     parameters = [parameter for group in own for parameter in group["params"]]
     for key, parameter in zip(keys, parameters, strict=True):
         moments = saved["state"].get(key, {})
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in _MOMENTS:
             if name in moments and moments[name].shape != parameter.shape:
                 shapes = f"{list(moments[name].shape)}, the model's is {list(parameter.shape)}"
                 return f"the optimizer state of parameter {key} has the shape {shapes}"
     return None
+
+
+def _is_optimizer_state(state: Any, groups: Any) -> bool:
+    """Whether the parts of an optimizer state are of the kinds that torch takes for granted."""
+    return (
+        isinstance(state, dict)
+        and all(isinstance(moments, dict) for moments in state.values())
+        and all(isinstance(moments[name], Tensor) for moments in state.values() for name in _MOMENTS if name in moments)
+        and isinstance(groups, list)
+        and all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups)
+        and all(isinstance(key, int) for group in groups for key in group["params"])
+    )
 
 
 def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
