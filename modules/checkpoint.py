@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modules import torch_files
 from modules.errors import UserError
 from modules.files import atomic_path, write_bytes
+from modules.foreign_models import refuse_other_kinds
 from modules.packing import STRUCTURE, unpack
 from modules.pickles import Admit, BrokenPickle, RefusedName, refuse
 
@@ -174,6 +175,13 @@ def compare(
             "use the config that belongs to this model",
         )
     return report
+
+
+def generator_state(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a generator's file. Raises UserError where it is broken or of another kind that is known."""
+    content = load(path)
+    refuse_other_kinds(content, path)
+    return model_state(content, path)
 
 
 def model_state(checkpoint: Any, source: object) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def mix_models(paths: Sequence[str | Path], percents: Sequence[float], mode: Mix
         raise UserError(what, "models to mix", "give two models or more, each with a percentage")
     mixed: dict[str, torch.Tensor] = {}
     for path, weight in zip(paths, mix_weights(percents, mode), strict=True):
-        state = checkpoint.model_state(checkpoint.load(path), path)
+        state = checkpoint.generator_state(path)
         if mixed:
             _check_same_shapes(mixed, state, paths[0], path)
         for key, value in state.items():

@@ -12,9 +12,9 @@ from cluster import kmeans
 from diffusion.unit2mel import build_unit2mel
 from models import MultiPeriodDiscriminator
 from modules import checkpoint
+from modules.checkpoint import generator_state
 from modules.errors import UserError
 from modules.foreign_models import refuse_other_kinds
-from modules.inference.networks import generator_state
 from tests.standin_voice import small_config, small_model
 from tests.tiny_diffusion import tiny_diffusion_config
 

@@ -242,3 +242,14 @@ def test_other_words_have_the_larger_content_error(honest, judge) -> None:
     good = judge("words", sing_as(honest, 1.2, -OCTAVE))  # the source, computed once more
     other = judge("words", Recording.load(DEMO / "held_out/sinsy/greensleeves.flac", SECONDS).audio)
     assert good["cer"] == 0 < 0.3 < other["cer"] <= 1
+
+
+def test_a_speaker_whose_name_looks_like_a_formula_does_not_break_a_picture(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from modules.evaluation.pictures import save_figure
+
+    figure = Figure(figsize=(2, 1), layout="constrained")
+    figure.subplots().set_title(r"$\frac{$")
+    save_figure(figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"

@@ -95,7 +95,11 @@ def mel_picture(audio: np.ndarray) -> np.ndarray:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, atomically."""
+    """Write a PNG, atomically; names of speakers are no formulas, whatever signs they have."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100)
 

@@ -27,7 +27,6 @@ from modules.devices import DTYPES, fastest_dtype, forget_convolution_lengths, p
 from modules.errors import UserError
 from modules.f0 import F0Predictor, cached_predictor
 from modules.f0.rests import HUMMING_DECODERS
-from modules.foreign_models import refuse_other_kinds
 from modules.inference.options import ModelOptions, is_cluster_file
 from modules.inference.voice import Generator, Network, Speaker, UnitBlender
 from modules.progress import bar_on_terminal
@@ -337,11 +336,4 @@ def read_model(options: ModelOptions) -> tuple[Config, dict[str, Tensor]]:
         config = parse_config(embedded, options.model_path)
     else:
         config = load_config(options.config_path)
-    return config, generator_state(options.model_path)
-
-
-def generator_state(path: Path) -> dict[str, Tensor]:
-    """The weights of a generator's file. Raises UserError where it is of another kind."""
-    content = checkpoint.load(path)
-    refuse_other_kinds(content, path)
-    return checkpoint.model_state(content, path)
+    return config, checkpoint.generator_state(options.model_path)

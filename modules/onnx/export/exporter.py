@@ -16,7 +16,6 @@ from modules.config import Config, check_same_features, load_config, load_diffus
 from modules.errors import UserError
 from modules.f0 import get_predictor
 from modules.files import write_text
-from modules.foreign_models import refuse_other_kinds
 from modules.onnx.export.graph import Graph, export
 from modules.onnx.manifest import DiffusionFacts, Facts, Manifest, PredictorFacts, VocoderFacts
 from pretrain.weights import BY_NAME
@@ -199,10 +198,7 @@ class Exporter:
         if not path.is_file():
             raise UserError("there is no such model", path, "put the model there, as model.pth with its config.json")
         model = models.build(config, with_posterior=False)
-        content = checkpoint.load(path)
-        refuse_other_kinds(content, path)
-        state = checkpoint.model_state(content, path)
-        checkpoint.load_into(model, state, path, ignore=("enc_q.",))
+        checkpoint.load_into(model, checkpoint.generator_state(path), path, ignore=("enc_q.",))
         return models.prepare_for_inference(model, "cpu", "fp16" if self.half else "fp32")
 
     def _manifest(self) -> Manifest:

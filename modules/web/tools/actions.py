@@ -90,7 +90,7 @@ def export_onnx(session: Session, model: str, parts: Sequence[str], half: bool, 
         if source.suffix == ".pth":
             shutil.copyfile(source, folder / "model.pth")
         else:
-            state = checkpoint.model_state(checkpoint.load(source), source)
+            state = checkpoint.generator_state(source)
             checkpoint.save(
                 {"model": state, "iteration": 0, "optimizer": None, "learning_rate": 0.0}, folder / "model.pth"
             )
