@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,21 @@ def test_batches_are_padded_with_zeros_behind_the_longest_clip(clip_dir: Path) -
         assert not batch.spec[row, :, length:].any() and batch.spec[row, :, :length].all()
         assert not batch.audio[row, :, length * HOP :].any()
         assert not batch.units[row, :, length:].any() and not batch.f0[row, length:].any()
+
+
+def test_a_clip_that_was_changed_after_its_features_is_left_out_and_named(clip_dir: Path) -> None:
+    """A wav that was edited at the same length trained with what it was before."""
+    wav, other = clip_dir / "alice/long.wav", clip_dir / "alice/short.wav"
+    for each in (wav, other):
+        features.write_stamp(each, features.Stamp(features.digest(each.read_bytes()), {"units": {"encoder": "x"}}))
+    config = tiny_config(model={"speech_encoder": "x"})
+    later = FeaturePaths.of(wav).stamp.stat().st_mtime + 10
+    os.utime(other, (later, later))  # touched, and the same as before
+    assert not dataset([wav, other], config).skipped
+    wav.write_bytes(wav.read_bytes()[:-2] + b"xy")
+    os.utime(wav, (later, later))
+    ((left_out, reason),) = dataset([wav, other], config).skipped
+    assert left_out == wav and "changed after its features were made" in reason
 
 
 def test_a_clip_that_lacks_a_feature_is_left_out_and_named(clip_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import faiss
@@ -227,3 +228,7 @@ def test_script_indexes_every_speaker_and_reports_the_missing_one(tmp_path, caps
     loaded = retrieval.load(tmp_path / "logs/44k/feature_and_index.pkl")
     assert {speaker_id: speaker.index.ntotal for speaker_id, speaker in loaded.items()} == {0: 120, 1: 20}
     assert [speaker.name for speaker in loaded.values()] == ["alice", "bob"]
+    shutil.rmtree(tmp_path / "data/bob")
+    assert train_index.main([str(argument) for argument in arguments]) == 1
+    assert "bob: the index of an earlier run is kept" in capsys.readouterr().out
+    assert retrieval.load(tmp_path / "logs/44k/feature_and_index.pkl").keys() == {0, 1}

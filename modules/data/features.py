@@ -235,6 +235,15 @@ class _StampFile:
     sizes: dict[str, int] = field(default_factory=dict)
 
 
+def is_outdated(wav: str | Path) -> bool:
+    """Whether a wav was changed after its features were made; its content is only read where the times say so."""
+    path = FeaturePaths.of(wav).stamp
+    if not path.is_file() or Path(wav).stat().st_mtime <= path.stat().st_mtime:
+        return False
+    stamp = read_stamp(wav)
+    return stamp is not None and stamp.digest != digest(Path(wav).read_bytes())
+
+
 def write_stamp(wav: str | Path, stamp: Stamp) -> None:
     """Write the stamp beside ``wav``, atomically."""
     paths = FeaturePaths.of(wav)
