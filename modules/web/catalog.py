@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modules.config import Config, load_config, load_diffusion_config, parse_config
 from modules.errors import UserError
+from modules.text_formats import read_as
 from modules.web.folders import Folders
 from pretrain import BASE_DIR, BASE_GENERATOR
 
@@ -250,11 +251,8 @@ def _clusters(files: list[Path], taken: list[Path], folder: Path) -> tuple[UnitI
 
 def _is_index(folder: Path) -> bool:
     """Whether train_index.py wrote a folder. A file of that name alone says nothing: jobs/ has one of its own."""
-    try:
-        content = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and isinstance(content.get("speakers"), dict)
+    content = read_as(dict[str, Any], folder / INDEX_FILE)
+    return content is not None and isinstance(content.get("speakers"), dict)
 
 
 def _folders(root: Path) -> list[Path]:

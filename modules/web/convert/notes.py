@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from modules.files import write_text
+from modules.text_formats import read_as
 
 NOTES = ".commands"
 
@@ -19,11 +21,7 @@ def note_command(song: Path, command: str) -> None:
 
 def read_command(song: Path) -> str:
     """The command that makes a song; empty where nothing was noted."""
-    try:
-        content = json.loads(_note_of(song).read_text(encoding="utf-8"))
-        command = content["command"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
+    command = (read_as(dict[str, Any], _note_of(song)) or {}).get("command")
     return command if isinstance(command, str) else ""
 
 
